@@ -1,0 +1,255 @@
+"""The command line: verbs only. Each verb imports what it needs when it is called.
+
+Exit codes: 0 done; 1 some items failed; 2 wrong usage or configuration; 3 data or weights missing
+or broken; 130 interrupted. A `NeurodiffError` is printed as one ``error: ...`` on standard error,
+without a traceback; any other exception is a fault of neurodiff and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class Demo(enum.StrEnum):
+    """The demonstrations there are."""
+
+    mind3d = "mind3d"
+
+
+class Size(enum.StrEnum):
+    """How much work a demonstration does."""
+
+    demo = "demo"
+    tiny = "tiny"
+
+
+class Verbs(TyperGroup):
+    """Turns our own errors and an interruption into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NeurodiffError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted; run the same command again to continue", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help="Neural decoding and scientific imaging: recordings in, reconstructions and scores out.",
+    epilog="Exit codes: 0 done, 1 some items failed, 2 wrong usage or configuration, "
+    "3 data or weights missing or broken.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# The options that several verbs share.
+Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Folder of the data.")]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="NAME", help="Name or path of a data set's card.")
+]
+Subject = Annotated[int | None, typer.Option("--subject", metavar="N", help="Subject number.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of all randomness.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import neurodiff
+
+        typer.echo(f"neurodiff {neurodiff.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Neural decoding and scientific imaging: recordings in, reconstructions and scores out."""
+
+
+@app.command()
+def demo(
+    kind: Annotated[Demo, typer.Argument(help="Which demonstration.")] = Demo.mind3d,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the run and the page.")
+    ] = Path("demo"),
+    seed: Seed = 0,
+    size: Annotated[
+        Size, typer.Option("--size", help="demo: the real one; tiny: checks the plumbing.")
+    ] = Size.demo,
+) -> None:
+    """Simulate a subject, train, decode held-out recordings, score, and write one HTML page.
+
+    Nothing is downloaded. A second call repeats nothing that is done.
+    """
+    from neurodiff.analysis.demo import run_demo
+
+    _show(run_demo(kind.value, out, seed, size.value))
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name or path of a card.")],
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the data.")],
+    subject: Subject = None,
+) -> None:
+    """Tell what of a data set is there, missing or broken, before any work is done."""
+    from neurodiff.datasets.opening import check_dataset
+
+    table = check_dataset(dataset, root=root, subject=subject)
+    typer.echo(_as_text(table))
+    bad = table[table["status"] != "ok"]
+    if len(bad):
+        raise DataError(f"{len(bad)} of {len(table)} entries of {dataset} are missing or broken")
+    typer.echo(f"all {len(table)} entries are in order")
+
+
+@app.command()
+def fit(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or path of a recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="KEY=VALUE", help="Change one setting; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder in which the run folder is made.")
+    ] = Path("runs"),
+    data: Data = None,
+    root: Root = None,
+    subject: Subject = None,
+    seed: Seed = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, items and bytes, and do nothing.")
+    ] = False,
+) -> None:
+    """Train a pipeline and print its run folder; continues a run that was interrupted."""
+    settings = list(overrides or [])
+    for setting in settings:
+        if not setting.partition("=")[0].strip() or "=" not in setting:
+            raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
+    from neurodiff.analysis import verbs
+
+    _show(verbs.fit(recipe, settings, out, data, root, subject, seed, dry_run))
+
+
+@app.command()
+def reconstruct(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|IN", help="A run folder, or a file of recordings.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="With --model: folder for the results.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="DIR", help="A fitted pipeline or a run folder."),
+    ] = None,
+    data: Data = None,
+    root: Root = None,
+    subject: Subject = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="K", min=1, help="Samples of each trial.")
+    ] = None,
+) -> None:
+    """Decode recordings into objects.
+
+    Either the test trials of a run (or, with --data and --root, of another data set), or
+    one file of recordings: neurodiff reconstruct IN OUT --model DIR.
+    """
+    from neurodiff.analysis import verbs
+
+    if model is None and out is None:
+        _show(verbs.reconstruct_run(source, data, root, subject, samples))
+        return
+    if model is None or out is None:
+        raise UsageError(
+            "a file of recordings needs both a folder for the results and a model: "
+            "neurodiff reconstruct IN OUT --model DIR"
+        )
+    given = {"--data": data, "--root": root, "--subject": subject, "--samples": samples}
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise UsageError(f"{', '.join(extra)} goes with a run folder, not with --model")
+    _show(verbs.reconstruct_file(source, out, model))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder with reconstructions.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Also the metrics that take minutes or need weights.")
+    ] = False,
+) -> None:
+    """Score the reconstructions of a run beside chance, baselines and ceiling."""
+    from neurodiff.analysis import verbs
+
+    _show(verbs.evaluate_run(run, full))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run folder or more.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="The HTML page to write.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML page about one run or several; it makes no network request."""
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--out {out} must name a file that ends in .html")
+    from neurodiff.analysis import verbs
+
+    _show(verbs.report_runs(runs, out))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at the installation: versions, system libraries, memory, places for weights."""
+    from neurodiff.core.doctor import diagnose, summary
+
+    findings = diagnose()
+    for finding in findings:
+        typer.echo(str(finding))
+    text, code = summary(findings)
+    typer.echo(text)
+    if code:
+        raise typer.Exit(code)
+
+
+def _show(result: object) -> None:
+    """Print what a verb returned: the path of what it made, or a text."""
+    if result is not None:
+        typer.echo(str(result))
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    return table.to_string(index=False, max_colwidth=100) if len(table) else "(no entries)"
+
+
+def main() -> None:
+    """Entry point of the ``neurodiff`` command."""
+    app(prog_name="neurodiff")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Writing files so that a kill or a full disk leaves either the old file or the new one.
+
+Content goes to a unique temporary name in the same folder, is synced to disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from neurodiff.core.errors import DataError, UsageError
+
+TEMPORARY_PREFIX = ".tmp-"
+#: Numbers such as 1e-4, which YAML 1.1 takes for text and YAML 1.2 for what they are.
+YAML_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Context that yields a temporary path to write, which on success becomes ``path``.
+
+    The temporary name lies in the same folder and keeps the suffix, for writers that choose their
+    format by it. On an error it is removed and ``path`` stays as it was. Missing folders are made.
+
+    Raises
+    ------
+    DataError : the disk is full, or the folder cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(
+        f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-{path.name}"
+    )
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            if isinstance(error, DataError) or not _is_ours(error, temporary):
+                raise
+            raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Context that yields a binary file; its content becomes ``path`` when the block succeeds.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_write(target) as file:
+    ...     _ = file.write(b"whole or not at all")
+    >>> target.read_text()
+    'whole or not at all'
+    """
+    with atomic_path(path) as temporary, open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as JSON, atomically.
+
+    Numpy numbers and arrays, paths and dataclasses are converted. NaN and infinity, which JSON does
+    not have, are written as null.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8") + b"\n")
+
+
+def write_yaml(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as YAML in the given order of keys, atomically."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes text that our reader would take for a number."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+.0123456789"))
+    text = yaml.dump(plain(value, nan=True), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_csv(path: str | os.PathLike[str], table: Any) -> None:
+    """Write a DataFrame as CSV without its index, atomically."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_npy(path: str | os.PathLike[str], array: Any) -> None:
+    """Write an array of numbers as ``.npy``, atomically; Python objects are refused."""
+    array = np.asanyarray(array)
+    if array.dtype.hasobject:
+        raise UsageError(f"an array of Python objects was to be written to {path}; give numbers")
+    with atomic_write(path) as file:
+        # A plain writer: numpy's shortcut for real files loses the reason when a disk is full.
+        np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
+
+
+def save_safetensors(
+    tensors: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write named torch tensors as safetensors, atomically.
+
+    Tensors that share memory (tied weights) are written once under each name.
+
+    Raises
+    ------
+    UsageError : an entry is not a tensor.
+    DataError : the disk is full, or the folder cannot be written to.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    ready: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UsageError(f"{name!r} is {type(tensor).__name__}; only tensors go to {path}")
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        ready[str(name)] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    text = {str(key): str(value) for key, value in (metadata or {}).items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(ready, temporary, metadata=text or None)
+        except SafetensorError as error:
+            if "os error 28" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise DataError(f"{path} could not be written ({str(error).strip()})") from error
+
+
+def plain(value: Any, *, nan: bool = False) -> Any:
+    """``value`` in the types of JSON and YAML; NaN and infinity become None unless ``nan``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, nan=nan) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), nan=nan)
+    if isinstance(value, list | tuple):
+        return [plain(item, nan=nan) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, nan=nan) for item in value), key=str)
+    if isinstance(value, float):
+        return value if nan or math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    return str(value)
+
+
+class _Plain:
+    """A file of which numpy sees only ``write``."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some network file systems do not sync folders
+        _sync(folder)
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_ours(error: OSError, temporary: Path) -> bool:
+    """Whether the error is about the file being written, not about one that the block read."""
+    if error.filename is None:
+        return error.errno in (*DISK_FULL, errno.EIO, errno.EFBIG)
+    named = Path(os.fsdecode(error.filename))
+    return error.errno in DISK_FULL or named == temporary or named in temporary.parents
+
+
+def write_error(path: Path, error: OSError) -> DataError:
+    """The sentence for a write to ``path`` that failed."""
+    if error.errno in DISK_FULL:
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f", {shutil.disk_usage(path.parent).free // 2**20} MB free"
+        return DataError(
+            f"disk full: {path} could not be written{free}; the previous file, if any, is "
+            "unchanged: free some space and start the same command again, which goes on from here"
+        )
+    return DataError(f"{path} could not be written ({error.strerror or error}); check the folder")

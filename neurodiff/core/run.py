@@ -1,0 +1,547 @@
+"""A run is a folder, and its files are the only truth about what is done.
+
+This is the only module that knows the names of the files in it::
+
+    run.json       package, source revision, versions, platform, seed, command, time, memory
+    recipe.yaml    resolved: every default written out
+    inputs.json    fingerprints, sizes and hashes of what went in
+    stages/<stage>-<hash>/   weights.safetensors, config.json, metrics.jsonl, done.json
+    items/<key[:2]>/<key>/   mesh.glb | image.png | volume.nii.gz, done.json or failed.json
+    items.csv      key -> task, subject, stimulus, sample
+    scores.csv     one row an item      report.html   report.json   logs/
+
+Every file is written whole or not at all, so a run can be killed at any time and started again, and
+several processes may work on it: two that make the same item write the same content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neurodiff.core import provenance
+from neurodiff.core.atomic import (
+    DISK_FULL,
+    TEMPORARY_PREFIX,
+    atomic_write,
+    plain,
+    write_csv,
+    write_error,
+    write_json,
+    write_yaml,
+)
+from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_io import read_csv, read_json, read_yaml
+from neurodiff.core.sealed import DONE, Verify, is_sealed, seal, sealed_record, whole_files
+from neurodiff.core.seeds import item_seed
+
+_ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
+_OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
+_OWN |= {"report.html", "report.json", "logs"}
+_MISSING = object()
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """First 10 hex digits of the SHA-256 of a dictionary; order of keys does not matter.
+
+    Examples
+    --------
+    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": (2,), "a": 1})
+    True
+    """
+    return hashlib.sha256(_canonical(value)).hexdigest()[:10]
+
+
+class Run:
+    """The folder of one run; made by :meth:`create`, or found again by :meth:`open`."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.info: dict[str, Any] = _dictionary(self.folder / "run.json")
+        self.recipe: dict[str, Any] = _dictionary(self.folder / "recipe.yaml")
+        self.inputs: dict[str, Any] = _dictionary(self.folder / "inputs.json")
+        for key in ("seed", "fingerprint"):
+            if key not in self.info:
+                raise DataError(f"{self.folder / 'run.json'} has no {key}; it is not a run of ours")
+        self._opened = time.monotonic()
+        self._wall_before = float(self.info.get("wall_s") or 0.0)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        recipe: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        *,
+        command: str | Sequence[str],
+        seed: int,
+        device: str = "cpu",
+    ) -> Run:
+        """Make the folder, or reopen it when it holds the same recipe, inputs and seed.
+
+        Parameters
+        ----------
+        recipe : resolved settings, as from ``config.dump``.
+        inputs : fingerprints, sizes and hashes of data and weights.
+        command : what the user typed; home folders are stored as ``~``.
+
+        Raises
+        ------
+        UsageError : the folder holds another run (the keys that differ are named), or other files.
+        """
+        folder = Path(folder)
+        identity = {"recipe": plain(recipe), "inputs": plain(inputs), "seed": int(seed)}
+        if (folder / "run.json").exists():
+            run = cls(folder)
+            run._refuse_other(identity)
+            return run
+        if folder.exists():
+            strange = sorted(
+                path.name
+                for path in (folder.iterdir() if folder.is_dir() else [folder])
+                if path.name not in _OWN and not path.name.startswith(".")
+            )
+            if strange:
+                raise UsageError(
+                    f"{folder} is no run and holds {', '.join(strange[:3])}; name a new folder"
+                )
+        write_yaml(folder / "recipe.yaml", identity["recipe"])
+        write_json(folder / "inputs.json", identity["inputs"])
+        # Last, so that a folder with a run.json is complete.
+        write_json(
+            folder / "run.json",
+            {
+                "fingerprint": fingerprint(identity),
+                "seed": int(seed),
+                "command": provenance.command_text(command),
+                "created": provenance.now(),
+                "neurodiff": provenance.package_version(),
+                "git": provenance.git_state(),
+                "versions": provenance.versions(),
+                "platform": provenance.platform_text(),
+                "device": str(device),
+                "wall_s": 0.0,
+                "peak_memory_mb": provenance.peak_memory_mb(),
+            },
+        )
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """The run in ``folder``.
+
+        Raises
+        ------
+        MissingDataError : there is no run in it.
+        DataError : its files are broken.
+        """
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise MissingDataError(
+                f"{folder} is not a run (it has no run.json); give a folder that `neurodiff fit` "
+                "or `neurodiff demo` printed"
+            )
+        return cls(folder)
+
+    @staticmethod
+    def folder_name(recipe_name: str, data_name: str, fingerprint: str) -> str:
+        """``<recipe>-<data>-<fingerprint>``, with other signs than letters and digits as ``_``."""
+        return "-".join(_slug(part) for part in (recipe_name, data_name, fingerprint))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run, from which those of its items follow."""
+        return int(self.info["seed"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Ten hex digits of recipe, inputs and seed."""
+        return str(self.info["fingerprint"])
+
+    def touch(self) -> None:
+        """Write the wall time spent so far (over all sessions) and the peak memory."""
+        wall = self._wall_before + time.monotonic() - self._opened
+        peak = max(provenance.peak_memory_mb(), float(self.info.get("peak_memory_mb") or 0.0))
+        self.info |= {"wall_s": round(wall, 1), "peak_memory_mb": peak}
+        write_json(self.folder / "run.json", self.info)
+
+    # ------------------------------------------------------------------------ stages and items
+
+    def stage(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Sequence[str] = (),
+        version: int = 1,
+    ) -> Stage:
+        """A fitted part; its hash covers settings, hashes of its inputs, its module's VERSION."""
+        return Stage(self.folder / "stages", name, settings, inputs, version)
+
+    def item(
+        self, task: str, subject: object, stimulus: object, sample: int, settings_hash: str
+    ) -> Item:
+        """One result; its key covers everything given here, its seed also the run's seed."""
+        return Item(self, task, str(subject), str(stimulus), int(sample), str(settings_hash))
+
+    def plan(self, items: Iterable[Item]) -> None:
+        """Add ``items`` to ``items.csv``, so that :meth:`status` counts what is still to do."""
+        rows = [item.row() for item in items]
+        planned = self._planned()
+        table = pd.concat([planned, pd.DataFrame(rows, columns=_ITEM_COLUMNS)], ignore_index=True)
+        table = table.drop_duplicates("key").sort_values("key", kind="stable")
+        if len(table) != len(planned):
+            write_csv(self.folder / "items.csv", table)
+
+    def items_table(self) -> pd.DataFrame:
+        """One row an item, planned or on disk.
+
+        Columns: key, task, subject, stimulus, sample, settings, status (done, failed, pending),
+        seconds, seed, error, folder (below the run's).
+        """
+        rows: dict[str, dict[str, Any]] = {
+            row["key"]: row for row in self._planned().to_dict("records")
+        }
+        for folder in sorted((self.folder / "items").glob("??/*")):
+            if folder.name.startswith("."):
+                continue
+            row = rows.setdefault(folder.name, {"key": folder.name})
+            record = sealed_record(folder) or _failure(folder)
+            if record is not None:
+                wanted = (*_ITEM_COLUMNS, "seconds", "seed")
+                row |= {key: record[key] for key in wanted if key in record}
+        for key, row in rows.items():
+            folder = self._item_folder(key)
+            failure = _failure(folder)
+            if is_sealed(folder, "size"):
+                row["status"] = "done"
+            else:
+                row["status"] = "pending" if failure is None else "failed"
+            failed = row["status"] == "failed"
+            row["error"] = str(failure.get("error", "")) if failed and failure else ""
+            row["folder"] = folder.relative_to(self.folder).as_posix()
+        columns = [*_ITEM_COLUMNS, "status", "seconds", "seed", "error", "folder"]
+        return pd.DataFrame(list(rows.values()), columns=columns)
+
+    def status(self) -> dict[str, Any]:
+        """Counts from the files: items, done, failed, pending; stages; scores and report."""
+        states = self.items_table()["status"]
+        stages = {
+            folder.name: is_sealed(folder, "size")
+            for folder in sorted((self.folder / "stages").glob("*"))
+            if not folder.name.startswith(".")
+        }
+        return {
+            "items": len(states),
+            **{state: int((states == state).sum()) for state in ("done", "failed", "pending")},
+            "stages": stages,
+            "scores": self.scores_path.is_file(),
+            "report": self.report_path.is_file(),
+        }
+
+    def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
+        """Remove temporary files that killed processes left; returns how many."""
+        removed, before = 0, time.time() - older_than_s
+        for path in list(self.folder.rglob(f"{TEMPORARY_PREFIX}*")):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    removed += 1
+        return removed
+
+    # ------------------------------------------------------------------------ scores and report
+
+    @property
+    def scores_path(self) -> Path:
+        """``scores.csv``."""
+        return self.folder / "scores.csv"
+
+    @property
+    def report_path(self) -> Path:
+        """``report.html``."""
+        return self.folder / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        """``logs/``, made when asked for."""
+        (self.folder / "logs").mkdir(exist_ok=True)
+        return self.folder / "logs"
+
+    def write_scores(self, table: pd.DataFrame) -> None:
+        """Write ``scores.csv``, one row an item."""
+        write_csv(self.scores_path, table)
+
+    def read_scores(self) -> pd.DataFrame:
+        """The table of ``scores.csv``; MissingDataError before evaluation."""
+        text = {"key": str, "subject": str, "stimulus": str}
+        return read_csv(self.scores_path, dtype=text)
+
+    def write_report_html(self, text: str) -> None:
+        """Write ``report.html``: the page."""
+        with atomic_write(self.report_path) as file:
+            file.write(text.encode("utf-8"))
+
+    def write_report_json(self, report: Mapping[str, Any]) -> None:
+        """Write ``report.json``: every number of the report."""
+        write_json(self.folder / "report.json", report)
+
+    def read_report_json(self) -> dict[str, Any]:
+        """Content of ``report.json``."""
+        return _dictionary(self.folder / "report.json")
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder.name}, seed {self.seed}, fingerprint {self.fingerprint}>"
+
+    def _refuse_other(self, identity: Mapping[str, Any]) -> None:
+        own = _flat({"recipe": self.recipe, "inputs": self.inputs, "seed": self.seed})
+        new = _flat(json.loads(_canonical(identity)))
+        differing = [
+            f"{key} (there {own.get(key, 'absent')!r}, now {new.get(key, 'absent')!r})"
+            for key in sorted({*own, *new})
+            if not _same(own.get(key, _MISSING), new.get(key, _MISSING))
+        ]
+        if differing:
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise UsageError(
+                f"{self.folder} holds a run with other {', '.join(differing[:5])}{more}; "
+                "name another folder, or undo the change"
+            )
+
+    def _planned(self) -> pd.DataFrame:
+        path = self.folder / "items.csv"
+        if not path.is_file():
+            return pd.DataFrame(columns=_ITEM_COLUMNS)
+        text = {column: str for column in _ITEM_COLUMNS if column != "sample"}
+        return read_csv(path, columns=_ITEM_COLUMNS, dtype=text, missing_words=False)
+
+    def _item_folder(self, key: str) -> Path:
+        return self.folder / "items" / key[:2] / key
+
+
+class Stage:
+    """A fitted part of a run: the folder ``stages/<name>-<hash>``."""
+
+    def __init__(
+        self,
+        parent: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        inputs: Sequence[str],
+        version: int,
+    ) -> None:
+        self.name = _slug(name)
+        self._identity = {
+            "stage": self.name,
+            "settings": plain(settings),
+            "inputs": [str(part) for part in inputs],
+            "version": int(version),
+        }
+        self.hash = fingerprint(self._identity)
+        self.folder = parent / f"{self.name}-{self.hash}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage is finished and its files are whole."""
+        return self.is_done()
+
+    def is_done(self, verify: Verify | None = None) -> bool:
+        """As ``done``; ``verify="size"`` is quick, ``"hash"`` reads files of any size."""
+        return is_sealed(self.folder, verify)
+
+    def path(self, file: str) -> Path:
+        """Path of a file of this stage; its folder is made. Write it atomically."""
+        path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(
+        self, metrics: Mapping[str, Any] | None = None, files: Iterable[str] | None = None
+    ) -> None:
+        """Mark as done, with the size and SHA-256 of ``files`` (all but logs and checkpoints)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = whole_files(self.folder, (DONE, "metrics.jsonl", "checkpoint"))
+        record = {**self._identity, "metrics": metrics or {}, "finished": provenance.now()}
+        seal(self.folder, names if files is None else files, record)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What :meth:`finish` was given; empty before."""
+        return dict((sealed_record(self.folder) or {}).get("metrics") or {})
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        path = self.path("metrics.jsonl")
+        line = json.dumps(plain(values), allow_nan=False).encode() + b"\n"
+        with open(path, "ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that a kill cut off stays a line of its own
+                    line = b"\n" + line
+            file.write(line)
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Lines of ``metrics.jsonl``, without those that a kill cut off."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        rows = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict)]
+
+    def __repr__(self) -> str:
+        return f"<Stage {self.folder.name}, {'done' if self.is_done('size') else 'not done'}>"
+
+
+class Item:
+    """One result of a run: the folder ``items/<key[:2]>/<key>``."""
+
+    def __init__(
+        self, run: Run, task: str, subject: str, stimulus: str, sample: int, settings: str
+    ) -> None:
+        self.task = task
+        self.subject = subject
+        self.stimulus = stimulus
+        self.sample = sample
+        self.settings = settings
+        identity = [task, subject, stimulus, sample, settings]
+        self.key = hashlib.sha256(_canonical(identity)).hexdigest()
+        self.seed = item_seed(
+            run.seed, subject=subject, stimulus=stimulus, sample=sample, stage=task
+        )
+        self.folder = run._item_folder(self.key)
+
+    @property
+    def done(self) -> bool:
+        """Whether the item is finished and its files are whole."""
+        return self.is_done()
+
+    def is_done(self, verify: Verify | None = None) -> bool:
+        """As ``done``; ``verify="size"`` is quick, ``"hash"`` reads files of any size."""
+        return is_sealed(self.folder, verify)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Content of ``done.json``; empty before."""
+        return sealed_record(self.folder) or {}
+
+    @property
+    def error(self) -> str | None:
+        """The sentence of ``failed.json``, or None."""
+        return None if (found := _failure(self.folder)) is None else str(found.get("error", ""))
+
+    def path(self, name: str) -> Path:
+        """Path of a file of this item; its folder is made. Write it atomically."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def write_dir(self, extra: Mapping[str, Any] | None = None) -> Iterator[Path]:
+        """Context that yields an empty folder; its files become the item, ``done.json`` last.
+
+        On an error the folder is removed and the item stays as it was.
+        """
+        started = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder.with_name(
+            f"{TEMPORARY_PREFIX}{self.key[:8]}-{os.getpid()}-{secrets.token_hex(6)}"
+        )
+        temporary.mkdir()
+        try:
+            yield temporary
+            names = whole_files(temporary)
+            for name in names:
+                with open(temporary / name, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary / name, self.path(name))
+            self._finish(time.monotonic() - started, self.seed, extra, names)
+        except OSError as error:
+            if isinstance(error, DataError) or error.errno not in DISK_FULL:
+                raise
+            raise write_error(self.folder, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def finish(
+        self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Mark as done, with the size and SHA-256 of every file in the folder."""
+        names = whole_files(self.folder, (DONE, "failed.json"))
+        self._finish(seconds, self.seed if seed is None else seed, extra, names)
+
+    def fail(self, sentence: str) -> None:
+        """Write why the item could not be made; it is tried again on resume."""
+        write_json(
+            self.path("failed.json"),
+            {**self.row(), "error": str(sentence), "time": provenance.now()},
+        )
+
+    def row(self) -> dict[str, Any]:
+        """The item's line of ``items.csv``."""
+        values = (self.key, self.task, self.subject, self.stimulus, self.sample, self.settings)
+        return dict(zip(_ITEM_COLUMNS, values, strict=True))
+
+    def __repr__(self) -> str:
+        name = f"{self.task} {self.subject} {self.stimulus} {self.sample}"
+        return f"<Item {name}, {'done' if self.is_done('size') else 'not done'}>"
+
+    def _finish(
+        self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
+    ) -> None:
+        if not names:
+            raise UsageError(f"item {self.key[:10]} of {self.task} has no file to finish with")
+        record = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
+        seal(self.folder, names, {**(extra or {}), **record})
+        (self.folder / "failed.json").unlink(missing_ok=True)
+
+
+def _dictionary(path: Path) -> dict[str, Any]:
+    value = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds {type(value).__name__}; expected names and values")
+    return value
+
+
+def _failure(folder: Path) -> dict[str, Any] | None:
+    try:
+        value = read_json(folder / "failed.json")
+    except DataError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _canonical(value: Any) -> bytes:
+    """JSON that is the same for equal values: sorted keys, plain types, NaN by name."""
+    text = json.dumps(plain(value, nan=True), sort_keys=True, separators=(",", ":"))
+    return text.encode("ascii")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with keys joined by dots."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is _MISSING or other is _MISSING:
+        return one is other
+    return _canonical([one]) == _canonical([other])
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", str(text)).strip("._") or "unnamed"

@@ -1,0 +1,205 @@
+"""The one training loop: every network of every pipeline is fitted here.
+
+On accelerate (devices, mixed precision, accumulation, several processes). What the loop adds:
+batches and noise that depend on (seed, step) only, so a killed run that is started again ends in
+the same weights; checkpoints that are whole or absent; an exponential moving average.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.seeds import item_seed, numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    #: (model, item indices, generator of this step) -> named terms; "loss" is minimised
+    LossFunction = Callable[[nn.Module, np.ndarray, torch.Generator], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long and how fast. ``steps`` counts optimiser steps: fixed, never wall time."""
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 20
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0  # 0: no moving average
+    accumulate: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint_every: int = 100
+
+
+def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then a half cosine down to 2 % of the peak; ``step`` counts from 0."""
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def batch_indices(step: int, n_items: int, batch_size: int, seed: int, stage: str) -> np.ndarray:
+    """Items of optimiser step ``step``: epochs of shuffled items, told from the seed alone."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // n_items
+    chosen = np.zeros(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        key = item_seed(seed, subject="", stimulus=f"epoch {epoch}", stage=stage)
+        order = numpy_generator(key).permutation(n_items)
+        of_epoch = epochs == epoch
+        chosen[of_epoch] = order[positions[of_epoch] % n_items]
+    return chosen
+
+
+def train(
+    model: nn.Module,
+    loss: LossFunction,
+    *,
+    n_items: int,
+    settings: TrainingSettings,
+    seed: int,
+    stage: str,
+    folder: Path | None = None,
+    log: Callable[[dict], None] | None = None,
+    progress: Progress = SILENT,
+    parameters: list[nn.Parameter] | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Fit ``model`` in place and return it, with the averaged weights if ``ema_decay`` is set.
+
+    Parameters
+    ----------
+    loss : called once a micro-batch with the item indices and a generator seeded by (seed, step).
+    folder : where checkpoints go; an interrupted run continues from the newest whole one.
+    parameters : those to train; ``None``: all that require a gradient.
+    after_step : called with the step's number after each optimiser step (codebook upkeep).
+
+    Raises
+    ------
+    UsageError : no items, or no steps.
+    DataError : the loss is not finite (says at which step).
+    """
+    import torch
+    from accelerate import Accelerator
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    if n_items < 1 or settings.steps < 1:
+        raise UsageError(f"{stage}: {n_items} items and {settings.steps} steps: nothing to train")
+    accelerator = Accelerator(
+        mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate
+    )
+    chosen = parameters or [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        chosen,
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    ema = None
+    if settings.ema_decay:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+    first = _resume(folder, model, optimizer, ema)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped.train()
+    progress.begin(stage)
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings)
+        key = item_seed(seed, subject="", stimulus=f"step {step}", stage=stage)
+        generator = torch_generator(key)
+        rows = batch_indices(step, n_items, settings.batch_size, seed, stage)
+        terms: dict[str, float] = {}
+        for part in np.array_split(rows, settings.accumulate):
+            with accelerator.accumulate(wrapped), accelerator.autocast():
+                values = loss(wrapped, part, generator)
+                accelerator.backward(values["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(chosen, settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / settings.accumulate
+        if not math.isfinite(terms["loss"]):
+            raise DataError(
+                f"{stage}: the loss became {terms['loss']} at step {step}; "
+                "look for NaN in the data, or lower the learning rate"
+            )
+        if ema is not None:
+            ema.update_parameters(accelerator.unwrap_model(wrapped))
+        if after_step is not None:
+            after_step(step)
+        if log is not None and (step % 10 == 0 or step + 1 == settings.steps):
+            log({"step": step, "learning_rate": learning_rate_at(step, settings), **terms})
+        progress.update(step + 1, settings.steps, f"loss {terms['loss']:.4f}")
+        due = (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps
+        if folder is not None and due and accelerator.is_main_process:
+            _save(folder, step + 1, model, optimizer, ema)
+    if ema is not None:
+        model.load_state_dict(ema.module.state_dict())
+    model.eval()
+    return model
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Once a stage is done its checkpoints are dead weight."""
+    for old in Path(folder).glob("checkpoint-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _save(folder: Path, step: int, model, optimizer, ema) -> None:
+    import torch
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".partial-{uuid.uuid4().hex}"
+    partial.mkdir()
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    if ema is not None:
+        state["ema"] = ema.state_dict()
+    with open(partial / "state.pt", "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    target = folder / f"checkpoint-{step:07d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)  # a checkpoint is whole or absent
+    for old in sorted(folder.glob("checkpoint-*"))[:-2]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(folder: Path | None, model, optimizer, ema) -> int:
+    """Load the newest checkpoint that can be read; 0 if there is none."""
+    import torch
+
+    if folder is None:
+        return 0
+    for left_over in Path(folder).glob(".partial-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    for path in sorted(Path(folder).glob("checkpoint-*"), reverse=True):
+        try:
+            state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if ema is not None:
+                ema.load_state_dict(state["ema"])
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError):
+            continue  # a truncated file: the one before it is whole
+        return int(state["step"])
+    return 0

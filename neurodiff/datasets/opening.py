@@ -1,0 +1,174 @@
+"""Data sets by name: one way to open them, and one to check them before any work is done.
+
+A name is that of a reader below, of a card in ``datasets/``, or the path of a card of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurodiff.core.config import find_shared, load
+from neurodiff.core.errors import UsageError, suggest
+from neurodiff.core.recording import Recording
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.findings import Finding, as_table
+from neurodiff.datasets.fmri_shape import FMRIShape
+from neurodiff.datasets.fmri_shape_check import check_fmri_shape
+from neurodiff.datasets.haxby import Haxby2001
+from neurodiff.datasets.manifest import check_manifest, open_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
+    "fmri_shape": FMRIShape.open,
+    "haxby2001": Haxby2001.open,
+    "csv": open_manifest,
+}
+CHECKERS: dict[str, Callable[..., list[Finding]]] = {
+    "fmri_shape": check_fmri_shape,
+    "haxby2001": Haxby2001.check,
+    "csv": check_manifest,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a card in ``datasets/`` says of a data set.
+
+    ``reader`` is a name in `OPENERS`, or None where there is nothing to open; ``options`` are
+    handed to it.
+    """
+
+    name: str
+    what: str
+    reader: str | None
+    get: str
+    layout: str
+    units: str
+    splits: str
+    licence: str
+    citation: str
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def open_dataset(
+    name: str,
+    root: str | Path | None = None,
+    subject: int | str | None = None,
+    **options: Any,
+) -> tuple[Recording, Stimuli]:
+    """Recording and stimuli of a data set.
+
+    Parameters
+    ----------
+    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, a card's name or a card's path.
+    root : folder of the data; may be left out where the card states one.
+    subject : which subject; None is subject 1, and with ``"csv"`` every subject.
+    options : of the reader: see `FMRIShape.open`, `Haxby2001.open` and `open_manifest`.
+
+    Raises
+    ------
+    UsageError : unknown name or option, or no root.
+    DataError : data missing or broken.
+    """
+    reader, folder, settings = _resolve(name, root, options)
+    if subject is not None:
+        settings["subject"] = subject
+    _check_options(name, OPENERS[reader], settings)
+    return OPENERS[reader](folder, **settings)
+
+
+def check_dataset(
+    name: str,
+    root: str | Path | None = None,
+    subject: int | str | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Table of what is there, missing or broken; it never stops at the first problem.
+
+    Returns
+    -------
+    Columns status (``"ok"``, ``"missing"``, ``"broken"``), what, where, found, what_to_do.
+
+    Raises
+    ------
+    UsageError : unknown name, or no root.
+    """
+    reader, folder, settings = _resolve(name, root, options)
+    if reader != "csv":  # the other readers' options do not change what has to be there
+        settings = {}
+    return as_table(CHECKERS[reader](folder, subject=subject, **settings))
+
+
+def read_card(name: str | Path) -> Card:
+    """The card of this name or path.
+
+    Raises
+    ------
+    UsageError : no such card, or a key that is missing, unknown or of the wrong type.
+    """
+    return load(name, Card, kind="datasets")
+
+
+def _resolve(
+    name: str, root: str | Path | None, options: dict[str, Any]
+) -> tuple[str, Path, dict[str, Any]]:
+    """Reader, folder and options of a name."""
+    reader: str | None = name if name in OPENERS else None
+    settings = dict(options)
+    if reader is None:
+        card = _card_or_complaint(name)
+        if card.reader is None:
+            raise UsageError(f"{card.name} is not opened from files. {card.get.strip()}")
+        if card.reader not in OPENERS:
+            raise UsageError(
+                f"the card {name} names the reader {card.reader!r}; there are "
+                f"{', '.join(OPENERS)}.{suggest(card.reader, OPENERS)}"
+            )
+        reader, settings = card.reader, {**card.options, **options}
+        root = card.root if root is None else root
+    if root is None:
+        raise UsageError(f"{name} needs root, the folder of the data")
+    return reader, Path(root).expanduser(), settings
+
+
+def _card_or_complaint(name: str) -> Card:
+    try:
+        find_shared("datasets", name)
+    except UsageError:
+        cards = find_cards()
+        known = sorted({*OPENERS, *cards})
+        raise UsageError(
+            f"there is no data set {str(name)!r}; there are {', '.join(known)}, and the path of a "
+            f"card of your own.{suggest(name, known)}"
+        ) from None
+    return read_card(name)
+
+
+def find_cards() -> list[str]:
+    """Names of the cards that come with the package."""
+    try:
+        folder = find_shared("datasets", "fmri_shape").parent
+    except UsageError:
+        return []
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "template")
+
+
+def _check_options(name: str, opener: Callable[..., Any], settings: dict[str, Any]) -> None:
+    from inspect import Parameter, signature
+
+    parameters = signature(opener).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [key for key in parameters if key != "root"]
+    for key in settings:
+        if key not in known:
+            raise UsageError(
+                f"{name} has no option {key!r}; its options are {', '.join(known)}."
+                f"{suggest(key, known)}"
+            )

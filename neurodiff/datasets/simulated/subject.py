@@ -1,0 +1,341 @@
+"""A simulated subject: responses of the real visual cortex to objects, with a planted truth.
+
+Each of the 31 visual areas carries one stated family of stimulus features or nothing (``TUNING``),
+on the real fsLR-32k vertices. What a decoder can find, where, and how much, is therefore known:
+
+    x[trial, frame, v] = a_v * h(frame) * s_v(stimulus) + noise[trial, frame, v]
+
+``s_v``: linear read-out of the area's features, unit variance over the reference stimuli, weights
+smooth along the cortex, partly shared between subjects and partly individual.
+``h``: haemodynamic response to 8 s of viewing at TR 0.8 s, 10 frames from 4 s after onset.
+``noise``: unit variance, AR(1) in time and smooth in space as fitted to real residuals (noise.py).
+``a_v``: set from the noise ceiling of the single-trial response amplitude (the least-squares
+weight of ``h`` in the trial, what a GLM calls a beta), so the ceiling holds in closed form:
+
+    ceiling_v = a_v^2 / (a_v^2 + var_beta),   var_beta = h'Rh / (h'h)^2,   R[i,j] = rho^|i-j|
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from neurodiff.core.errors import UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.recording import Recording
+from neurodiff.core.seeds import item_seed, numpy_generator
+from neurodiff.datasets.simulated.noise import (
+    MEASURED_COMMON_SHARE,
+    MEASURED_FWHM_MM,
+    MEASURED_LAG1,
+    smooth_noise,
+    smoothing_kernel,
+)
+from neurodiff.datasets.surface import FlatMapSpace, VisualCortex, load_visual_cortex
+
+TR = 0.8
+N_FRAMES = 10
+ONSET_LAG = 4.0  # seconds between stimulus onset and the first frame of a trial
+TRIALS_A_RUN = 49  # as in the released core runs (reference: about 49 rows a run)
+
+#: which features an area carries; areas that are not named carry nothing
+TUNING: dict[str, tuple[str, ...]] = {
+    "contrast": ("V1", "V2", "V3", "V4", "V3A", "V3B", "V8"),
+    "shape": ("LO1", "LO2", "LO3", "PIT", "V4t", "V3CD", "TE2p", "PH"),
+    "category": ("FFC", "VVC", "PHA1", "PHA2", "PHA3", "VMV1", "VMV2", "VMV3"),
+}
+TUNING_FWHM_MM = 6.0  # tuning changes more slowly along the cortex than the noise does
+DEFAULT_CEILING = 0.10
+HARD_CEILING = 0.03
+
+
+@dataclass(frozen=True)
+class StimulusFeatures:
+    """What the areas are tuned to; each array (stimuli, d), z-scored on the reference stimuli."""
+
+    contrast: Float[np.ndarray, "stimuli 64"]
+    shape: Float[np.ndarray, "stimuli d"]
+    category: Float[np.ndarray, "stimuli 16"]
+
+    def __len__(self) -> int:
+        return len(self.contrast)
+
+
+class FeatureSpace:
+    """Stimulus features with their scale and shape axes fixed on reference stimuli.
+
+    contrast : 8 x 8 map of local standard deviation in the rendered views, mean over views.
+    shape : leading principal components of the 16^3 occupancy.
+    category : a fixed random direction a category in 16 dimensions; also for categories that the
+        reference does not hold, since an unseen kind of object excites these areas too.
+    """
+
+    N_SHAPE = 24
+
+    def __init__(
+        self,
+        views: Shaped[np.ndarray, "n views h w"],
+        grids: Shaped[np.ndarray, "n g g g"],
+        categories: list[str],
+    ):
+        occupancy = _coarse(grids)
+        self._mean = occupancy.mean(axis=0)
+        _, _, axes = np.linalg.svd(_subset(occupancy - self._mean), full_matrices=False)
+        self._axes = axes[: self.N_SHAPE].T
+        raw = self._raw(views, grids, categories)
+        self._scale = {name: (v.mean(axis=0), v.std(axis=0) + 1e-6) for name, v in raw.items()}
+
+    def __call__(self, views, grids, categories: list[str]) -> StimulusFeatures:
+        raw = self._raw(views, grids, categories)
+        return StimulusFeatures(
+            **{
+                name: ((v - self._scale[name][0]) / self._scale[name][1]).astype(np.float32)
+                for name, v in raw.items()
+            }
+        )
+
+    def _raw(self, views, grids, categories) -> dict[str, np.ndarray]:
+        # the first axis of 4-colour renders is dropped by the caller: views are grey, 0..255
+        n, k, height, width = views.shape
+        blocks = views.reshape(n, k, 8, height // 8, 8, width // 8).astype(np.float32) / 255
+        return {
+            "contrast": blocks.std(axis=(3, 5)).mean(axis=1).reshape(n, 64),
+            "shape": (_coarse(grids) - self._mean) @ self._axes,
+            "category": np.stack([_direction(name) for name in categories]),
+        }
+
+
+@dataclass(frozen=True)
+class PlantedSubject:
+    """The truth of one simulated subject; vertices are those of ``cortex`` (8,921)."""
+
+    subject: int
+    seed: int
+    cortex: VisualCortex
+    weights: dict[str, Float[np.ndarray, "d vertices"]]  # zero outside the family's areas
+    amplitude: Float[np.ndarray, " vertices"]
+    rho: float = MEASURED_LAG1
+    fwhm_mm: float = MEASURED_FWHM_MM
+
+    @property
+    def informative(self) -> np.ndarray:
+        return self.amplitude > 0
+
+    def noise_ceiling(self, repeats: int = 1) -> np.ndarray:
+        """Share of the variance of a mean of ``repeats`` betas that the stimulus explains."""
+        signal = self.amplitude**2
+        return signal / (signal + beta_variance(self.rho) / repeats)
+
+    def signal(self, features: StimulusFeatures) -> Float[np.ndarray, "stimuli vertices"]:
+        """Noise-free response amplitude of each stimulus."""
+        total = sum(getattr(features, name) @ w for name, w in self.weights.items())
+        return total * self.amplitude
+
+    def areas_table(self) -> pd.DataFrame:
+        """One row an area: what was planted."""
+        family_of = {area: family for family, areas in TUNING.items() for area in areas}
+        ceiling = self.noise_ceiling()
+        rows = [
+            {
+                "area": area,
+                "carries": family_of.get(area, "nothing"),
+                "vertices": int(mask.sum()),
+                "median single-trial noise ceiling": float(np.median(ceiling[mask])),
+            }
+            for area, mask in self.cortex.areas.items()
+            if not area.startswith(("L_", "R_"))
+        ]
+        return pd.DataFrame(rows)
+
+
+def plant_subject(
+    reference: StimulusFeatures,
+    *,
+    subject: int = 1,
+    seed: int = 0,
+    median_ceiling: float = DEFAULT_CEILING,
+    individual: float = 0.5,
+    fwhm_mm: float = MEASURED_FWHM_MM,
+    rho: float = MEASURED_LAG1,
+) -> PlantedSubject:
+    """Draw a subject's tuning.
+
+    Parameters
+    ----------
+    reference : features of the stimuli over which a vertex's signal has unit variance.
+    median_ceiling : median single-trial noise ceiling of the informative vertices, in (0, 1).
+    individual : share of the tuning variance that other subjects do not have, 0 to 1.
+
+    Raises
+    ------
+    UsageError : a share is outside its range.
+    """
+    if not 0 < median_ceiling < 1:
+        raise UsageError(f"median_ceiling is {median_ceiling}; it is a share between 0 and 1")
+    if not 0 <= individual <= 1:
+        raise UsageError(f"individual is {individual}; it is a share between 0 and 1")
+    cortex = load_visual_cortex()
+    kernel = smoothing_kernel(cortex, TUNING_FWHM_MM)
+
+    def draw(what: str, rows: int, own: bool) -> np.ndarray:
+        who = f"subject {subject}" if own else "everyone"
+        key = item_seed(seed, subject=who, stimulus=what, stage="tuning")
+        white = numpy_generator(key).standard_normal((cortex.n_vertices, rows))
+        return (kernel @ white).T  # (rows, vertices), unit variance, smooth along the cortex
+
+    def mixed(what: str, rows: int) -> np.ndarray:
+        return np.sqrt(1 - individual) * draw(what, rows, own=False) + np.sqrt(individual) * draw(
+            what, rows, own=True
+        )
+
+    weights, informative = {}, np.zeros(cortex.n_vertices, bool)
+    for family, areas in TUNING.items():
+        inside = np.any([cortex.areas[area] for area in areas], axis=0)
+        if family == "contrast":
+            w = _receptive_fields(cortex, areas, jitter=mixed("receptive field", 2))
+        else:
+            w = mixed(family, getattr(reference, family).shape[1])
+        w = np.where(inside, w, 0.0)
+        spread = (getattr(reference, family) @ w).std(axis=0)
+        weights[family] = (w / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+        informative |= inside
+    # log-normal spread around the stated median, so the median holds exactly in distribution
+    snr = median_ceiling / (1 - median_ceiling) * np.exp(0.6 * mixed("gain", 1)[0])
+    inside_median = np.median(snr[informative])
+    snr *= median_ceiling / (1 - median_ceiling) / inside_median
+    amplitude = np.where(informative, np.sqrt(snr * beta_variance(rho)), 0.0)
+    return PlantedSubject(
+        subject, seed, cortex, weights, amplitude.astype(np.float32), rho, fwhm_mm
+    )
+
+
+def record(
+    planted: PlantedSubject,
+    features: StimulusFeatures,
+    stimuli: list[str],
+    *,
+    split: str,
+    repeats: int = 1,
+    first_run: int = 1,
+    progress: Progress = SILENT,
+) -> Recording:
+    """Show each stimulus ``repeats`` times; each trial's noise depends on (subject, stimulus,
+    repeat) only, so other trials never change it.
+
+    Returns
+    -------
+    Recording of (trials, 10 frames, 8,921 vertices), float32 on reading (kept as float16), in
+    units of the noise's standard deviation, unit "a.u.".
+    """
+    if len(stimuli) != len(features):
+        raise UsageError(f"{len(stimuli)} stimuli, but features of {len(features)}")
+    subject_name = f"sim-{planted.subject:02d}"
+    signal = planted.signal(features)
+    response = haemodynamic_response()
+    rows = [(i, repeat) for repeat in range(repeats) for i in range(len(stimuli))]
+    data = np.zeros((len(rows), N_FRAMES, signal.shape[1]), np.float16)
+    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {subject_name}")):
+        key = item_seed(
+            planted.seed, subject=subject_name, stimulus=stimuli[i], sample=repeat, stage="noise"
+        )
+        noise = smooth_noise(
+            (N_FRAMES,),
+            planted.cortex,
+            generator=numpy_generator(key),
+            fwhm_mm=planted.fwhm_mm,
+            rho=planted.rho,
+            common_share=MEASURED_COMMON_SHARE,
+        )
+        data[trial] = response[:, None] * signal[i] + noise
+    trials = pd.DataFrame(
+        {
+            "subject": subject_name,
+            "session": 1,
+            "run": [first_run + k // TRIALS_A_RUN for k in range(len(rows))],
+            "stimulus": [stimuli[i] for i, _ in rows],
+            "repeat": [repeat + 1 for _, repeat in rows],
+            "split": split,
+        }
+    )
+    return Recording(
+        data=HalfPrecision(data),
+        trials=trials,
+        rois=dict(planted.cortex.areas),
+        space=FlatMapSpace(),
+        unit="a.u.",
+        simulated=True,
+        name=f"simulated subject {planted.subject}",
+    )
+
+
+class HalfPrecision:
+    """Responses kept as float16 (noise of SD 1 is far coarser), read as float32."""
+
+    def __init__(self, data: np.ndarray):
+        self._data = data
+        self.shape, self.ndim, self.dtype = data.shape, data.ndim, np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index) -> np.ndarray:
+        return self._data[index].astype(np.float32)
+
+
+def haemodynamic_response() -> Float[np.ndarray, " 10"]:
+    """Response to 8 s of viewing at each frame of a trial; maximum 1.
+
+    Double gamma (peak 6 s, undershoot 16 s, ratio 1/6: Glover 1999, NeuroImage 9) convolved with
+    the stimulus.
+    """
+    from scipy.stats import gamma
+
+    step = 0.05
+    times = np.arange(0, 32, step)
+    impulse = gamma.pdf(times, 6) - gamma.pdf(times, 16) / 6
+    whole = np.convolve(impulse, np.ones(int(8 / step)))
+    frames = whole[((ONSET_LAG + TR * np.arange(N_FRAMES)) / step).astype(int)]
+    return (frames / frames.max()).astype(np.float32)
+
+
+def beta_variance(rho: float) -> float:
+    """Variance of the least-squares response amplitude of a trial of unit-variance AR(1) noise."""
+    h = haemodynamic_response().astype(float)
+    lags = np.abs(np.subtract.outer(np.arange(N_FRAMES), np.arange(N_FRAMES)))
+    return float(h @ rho**lags @ h / (h @ h) ** 2)
+
+
+def _direction(category: str) -> np.ndarray:
+    key = item_seed(0, subject="", stimulus=category, stage="category direction")
+    return numpy_generator(key).standard_normal(16)
+
+
+def _coarse(grids: np.ndarray) -> np.ndarray:
+    """(n, 32, 32, 32) occupancy -> (n, 4096) share of each 2^3 block that is filled."""
+    n, g = grids.shape[:2]
+    blocks = grids.reshape(n, g // 2, 2, g // 2, 2, g // 2, 2)
+    return blocks.mean(axis=(2, 4, 6), dtype=np.float32).reshape(n, -1)
+
+
+def _subset(rows: np.ndarray, most: int = 1000) -> np.ndarray:
+    """Evenly spaced rows: 24 axes need no more, and the decomposition stays under a second."""
+    return rows[:: max(1, len(rows) // most)]
+
+
+def _receptive_fields(cortex: VisualCortex, areas, *, jitter: np.ndarray) -> np.ndarray:
+    """(64, vertices) Gaussian fields on the 8 x 8 contrast map: each area maps the visual field
+    once along its flat-map axes, displaced smoothly by up to about one cell a subject."""
+    centres = np.zeros((2, cortex.flat.shape[0]))
+    for area in areas:
+        for side in ("L_", "R_"):
+            mask = cortex.area(side + area)
+            xy = cortex.flat[mask]
+            low, high = xy.min(axis=0), xy.max(axis=0)
+            centres[:, mask] = ((xy - low) / np.maximum(high - low, 1e-6) * 7).T
+    centres = centres + 0.7 * jitter
+    rows, columns = np.divmod(np.arange(64), 8)
+    distance2 = (rows[:, None] - centres[0]) ** 2 + (columns[:, None] - centres[1]) ** 2
+    return np.exp(-distance2 / (2 * 1.0**2))

@@ -1,0 +1,87 @@
+"""What every test gets: shape checks at run time, one thread, no network, and the real data.
+
+The import hook has to be in place before the first import of a checked package, and the thread
+counts before numpy and torch start their pools: both happen here, at import.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+import jaxtyping
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Functions of arrays: a shape that differs from its annotation fails the test. `core` and
+# `datasets` are left out, because they meet wrong input on purpose and answer it with errors
+# of their own; `bridges.ridge` is, because scikit-learn's contract wants its constructor to
+# accept anything and to complain in `fit`.
+CHECKED_PACKAGES = [
+    "neurodiff.bridges.prior",
+    "neurodiff.diffusion",
+    "neurodiff.geometry",
+    "neurodiff.metrics",
+    "neurodiff.models",
+]
+
+jaxtyping.install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
+
+
+def _shared_data() -> Path:
+    return Path(os.environ.get("NEURODIFF_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+def _without_shared_data() -> str:
+    """Why a test that needs the small real data cannot run; empty where it can."""
+    if _shared_data().is_dir():
+        return ""
+    return "the small real data is not here; set NEURODIFF_SHARED_DATA to its folder"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the small real data sets; skips where it is absent."""
+    reason = _without_shared_data()
+    if reason:
+        pytest.skip(reason)
+    return _shared_data()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One temporary folder for the whole session, for what is costly to make and only read."""
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Switch the shape checks off, for a test of how a function itself answers wrong arrays."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``shared_data`` where that data is absent."""
+    reason = _without_shared_data()
+    if not reason:
+        return
+    for item in items:
+        if item.get_closest_marker("shared_data"):
+            item.add_marker(pytest.mark.skip(reason=reason))
