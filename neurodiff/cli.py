@@ -66,7 +66,9 @@ Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Folder
 Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME", help="Name or path of a data set's card.")
 ]
-Subject = Annotated[int | None, typer.Option("--subject", metavar="N", help="Subject number.")]
+Subject = Annotated[
+    str | None, typer.Option("--subject", metavar="N", help="Number or label of a subject.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of all randomness.")]
 
 
@@ -111,13 +113,13 @@ def demo(
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name or path of a card.")],
-    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the data.")],
+    root: Root = None,
     subject: Subject = None,
 ) -> None:
     """Tell what of a data set is there, missing or broken, before any work is done."""
     from neurodiff.datasets.opening import check_dataset
 
-    table = check_dataset(dataset, root=root, subject=subject)
+    table = check_dataset(dataset, root=root, subject=_subject(subject))
     typer.echo(_as_text(table))
     bad = table[table["status"] != "ok"]
     if len(bad):
@@ -150,7 +152,7 @@ def fit(
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
     from neurodiff.analysis import verbs
 
-    _show(verbs.fit(recipe, settings, out, data, root, subject, seed, dry_run))
+    _show(verbs.fit(recipe, settings, out, data, root, _subject(subject), seed, dry_run))
 
 
 @app.command()
@@ -180,7 +182,7 @@ def reconstruct(
     from neurodiff.analysis import verbs
 
     if model is None and out is None:
-        _show(verbs.reconstruct_run(source, data, root, subject, samples))
+        _show(verbs.reconstruct_run(source, data, root, _subject(subject), samples))
         return
     if model is None or out is None:
         raise UsageError(
@@ -242,8 +244,19 @@ def _show(result: object) -> None:
         typer.echo(str(result))
 
 
+def _subject(label: str | None) -> int | str | None:
+    """A number where it is one: data sets count their subjects, tables name them."""
+    return int(label) if label is not None and label.isdecimal() else label
+
+
 def _as_text(table: pd.DataFrame) -> str:
-    return table.to_string(index=False, max_colwidth=100) if len(table) else "(no entries)"
+    """One entry a row: status and what on the first line, the rest of the columns below it."""
+    lines = []
+    for entry in table.to_dict("records"):
+        status, what, *rest = [str(entry.pop("status")), *map(str, entry.values())]
+        lines.append(f"{status:<8} {what}")
+        lines.extend(f"{'':<8} {text}" for text in rest if text)
+    return "\n".join(lines)
 
 
 def main() -> None:

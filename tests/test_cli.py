@@ -143,7 +143,7 @@ def test_evaluate_and_report(run, recorder):
         ["demo", "--nope"],
         ["demo", "--seed", "-1"],
         ["demo", "--seed", "one"],
-        ["check", "haxby"],
+        ["check"],
         ["fit"],
         ["fit", "r", "-s", "no_value"],
         ["fit", "r", "-s", "=3"],
@@ -201,20 +201,38 @@ def test_interruption(run, recorder):
     assert result.stderr == "interrupted; run the same command again to continue\n"
 
 
-def test_check_prints_the_table_and_ends_with_3_where_something_is_broken(run, recorder):
+def test_check_prints_every_entry_and_ends_with_3_where_one_is_broken(run, recorder):
+    advice = "download it again; " * 10  # long texts are not cut
     recorder.answer = pd.DataFrame(
-        {"item": ["a.npy", "b.npy"], "status": ["ok", "broken"], "detail": ["", "holds NaN"]}
+        {
+            "status": ["ok", "broken"],
+            "what": ["trials", "list"],
+            "found": ["", "holds NaN"],
+            "what_to_do": ["", advice],
+        }
     )
     result = run("check", "mine", "--root", "d", "--subject", "1")
     assert recorder.calls == [("check_dataset", ("mine",), {"root": Path("d"), "subject": 1})]
     assert result.exit_code == 3
-    assert "b.npy" in result.stdout
-    assert "holds NaN" in result.stdout
+    indent = " " * 9
+    assert result.stdout.splitlines() == [
+        "ok       trials",
+        "broken   list",
+        f"{indent}holds NaN",
+        f"{indent}{advice}",
+    ]
     assert result.stderr == "error: 1 of 2 entries of mine are missing or broken\n"
 
 
+def test_a_subject_is_a_number_or_a_label(run, recorder):
+    recorder.answer = pd.DataFrame({"status": ["ok"], "what": ["trials"]})
+    for label in ["3", "sub-07"]:
+        assert run("check", "mine", "--subject", label).exit_code == 0
+    assert [call[2]["subject"] for call in recorder.calls] == [3, "sub-07"]
+
+
 def test_check_of_sound_data(run, recorder):
-    recorder.answer = pd.DataFrame({"item": ["a.npy"], "status": ["ok"], "detail": [""]})
+    recorder.answer = pd.DataFrame({"status": ["ok"], "what": ["a.npy"]})
     result = run("check", "mine", "--root", "d")
     assert result.exit_code == 0
     assert result.stdout.endswith("all 1 entries are in order\n")

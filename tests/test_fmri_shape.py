@@ -123,7 +123,7 @@ def test_missing_trials_stop_or_are_counted(root):
 def test_missing_folder_list_and_subject(root):
     with pytest.raises(MissingDataError, match="not a folder"):
         FMRIShape.open(root / "nowhere")
-    with pytest.raises(MissingDataError, match="sub-0002.*there is sub-0001"):
+    with pytest.raises(MissingDataError, match=r"sub-0002.*there is sub-0001"):
         FMRIShape.open(root, 2)
     assert [finding.what for finding in problems(root, 2)] == ["sub-0002"]
     assert problems(root / "nowhere")[0].what == "folder"

@@ -2,10 +2,12 @@
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
+from neurodiff.datasets import haxby
 from neurodiff.datasets.haxby import (
     Haxby2001,
     block_means,
@@ -110,13 +112,23 @@ def test_a_classifier_never_sees_the_run_that_it_is_tested_on():
             return np.array(["face"] * len(patterns))
 
     marks = np.repeat(np.arange(3, dtype=np.float32), 2)[:, None]
-    import pandas as pd
-
     trials = pd.DataFrame({"run": marks[:, 0].astype(int), "stimulus": ["face", "house"] * 3})
     decoding = leave_one_run_out(Recording.from_arrays(marks, trials), Recorder)
     assert decoding.accuracy == 0.5
     assert [sorted(test) for _, test in met] == [[0], [1], [2]]
     assert all(not seen & test and len(seen) == 2 for seen, test in met)
+
+
+def test_scores_for_all_alphas_are_those_of_scikit_learn():
+    from sklearn.linear_model import RidgeClassifier
+
+    rng = np.random.default_rng(3)
+    patterns, new = rng.normal(size=(20, 30)), rng.normal(size=(5, 30))
+    truth = np.tile(np.arange(4), 5)
+    scores = haxby._ridge_scores(patterns, np.where(truth[:, None] == np.arange(4), 1.0, -1.0), new)
+    for alpha, ours in zip(haxby._ALPHAS, scores, strict=True):
+        theirs = RidgeClassifier(alpha=alpha).fit(patterns, truth).decision_function(new)
+        np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
 @pytest.mark.shared_data
@@ -131,7 +143,6 @@ def test_real_slice_gives_the_known_67_of_96(shared_data):
 
 
 @pytest.mark.shared_data
-@pytest.mark.slow
 def test_our_default_does_better_on_the_real_slice(shared_data):
     recording, _ = Haxby2001.open(shared_data / "haxby2001_slice")
     assert leave_one_run_out(block_means(recording)).correct == 80

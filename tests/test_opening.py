@@ -49,7 +49,7 @@ def test_manifest_gives_trials_and_categories(mine):
     assert one.n_trials == 2
     assert one.unit == "z"
     np.testing.assert_array_equal(one.data[0], np.load(mine / "betas/2.npy"))
-    with pytest.raises(UsageError, match="subject '3'.*1, 2"):
+    with pytest.raises(UsageError, match=r"subject '3'.*1, 2"):
         open_dataset("csv", root=mine, subject=3)
 
 
@@ -106,9 +106,9 @@ def test_cards_that_are_wrong(mine):
 
 
 def test_unknown_names_and_options_suggest_near_ones(tmp_path):
-    with pytest.raises(UsageError, match="no data set 'haxby'.*Did you mean 'haxby2001'"):
+    with pytest.raises(UsageError, match=r"no data set 'haxby'.*Did you mean 'haxby2001'"):
         open_dataset("haxby", root=tmp_path)
-    with pytest.raises(UsageError, match="no option 'frame'.*'frames'"):
+    with pytest.raises(UsageError, match=r"no option 'frame'.*'frames'"):
         open_dataset("fmri_shape", root=tmp_path, frame=[1])
     with pytest.raises(UsageError, match="needs root"):
         open_dataset("haxby2001")

@@ -221,6 +221,12 @@ def test_lazy_data_is_only_read_where_it_is_used(betas, trials):
     assert reader.rows == 3
 
 
+def test_lazy_features_of_features(betas):
+    part = Recording.from_arrays(Counted(betas)).select_features([4, 2, 1]).select_features([2, 0])
+    np.testing.assert_array_equal(part.array(), betas[..., [1, 4]])
+    np.testing.assert_array_equal(part.to_image([5.0, 6.0]), [np.nan, 5.0, np.nan, np.nan, 6.0])
+
+
 # --------------------------------------------------------------------------------- repeats
 
 

@@ -362,6 +362,14 @@ def test_nothing_is_seen_before_the_end_and_new_folders_are_made(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(4))
+    old = safe_io.read_npy(tmp_path / "a.npy", mmap=True)
+    safe_io.write_npy(tmp_path / "a.npy", np.ones(4))
+    np.testing.assert_array_equal(old, np.zeros(4))
+    np.testing.assert_array_equal(safe_io.read_npy(tmp_path / "a.npy"), np.ones(4))
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="could not be written"):

@@ -162,7 +162,7 @@ def strip(
     points: Sequence[Mapping[str, object]],
     axis: Axis,
     *,
-    references: Mapping[str, float] | None = None,
+    references: Mapping[str, float | None] | None = None,
     height: int = 28,
     label: str = "",
 ) -> Markup:
@@ -183,7 +183,7 @@ def strip(
     ]
     for name, value in (references or {}).items():
         if is_number(value):
-            x = f"{axis.percent(float(value)):.2f}%"
+            x = f"{axis.percent(float(value)):.2f}%"  # type: ignore[arg-type]
             parts.append(
                 f'<line x1="{x}" x2="{x}" y1="0" y2="{height}" stroke="{role_of(name).colour}" '
                 'stroke-width="1.2" stroke-dasharray="3 3" opacity=".75"/>'

@@ -35,7 +35,8 @@ def statistics_of(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
         cell = {name: given.get(name) for name in STATISTICS}
     else:
         cell = {name: row.get(f"{metric}.{name}") for name in STATISTICS}
-    cell["n"] = int(cell["n"]) if figures.is_number(cell["n"]) else None
+    count: Any = cell["n"]
+    cell["n"] = int(count) if figures.is_number(count) else None
     return cell
 
 

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -104,7 +104,8 @@ def read_npy(
             f"{path} is {state}: {size} bytes found, {expected} expected for "
             f"{found} {found_shape}; copy or download it again"
         )
-    order = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    array: np.ndarray
     if mmap and math.prod(found_shape) > 0:
         array = np.memmap(
             path, dtype=found, mode="r", offset=offset, shape=found_shape, order=order

@@ -143,7 +143,8 @@ class Stimuli:
             table = pd.DataFrame({"id": stems})
         elif not isinstance(table, pd.DataFrame):
             table = read_csv(table, columns=("id",), dtype={"id": str, "category": str})
-        files = table.astype({"id": str}).set_index("id")
+        listed: pd.DataFrame = table
+        files = listed.astype({"id": str}).set_index("id")
 
         def find(name: str, column: str, suffixes: tuple[str, ...]) -> Path:
             stated = files[column].get(name) if column in files else None
@@ -161,7 +162,7 @@ class Stimuli:
             )
 
         return cls(
-            table,
+            listed,
             lambda name: _open_mesh(find(name, "mesh", MESH_SUFFIXES)),
             lambda name: _open_image(find(name, "image", IMAGE_SUFFIXES)),
             simulated,
@@ -230,7 +231,7 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
 def _open_mesh(path: Path) -> Any:
     import trimesh
 
-    mesh = trimesh.load(path, force="mesh")
+    mesh = trimesh.load_mesh(path)
     if len(mesh.faces) == 0:
         raise ValueError(f"{path} has no face")
     return mesh

@@ -166,7 +166,7 @@ def open_stimuli(root: Path, entries: list[Entry], ids: dict[Entry, str]) -> Sti
             )
         import trimesh
 
-        mesh = trimesh.load(path, force="mesh")
+        mesh = trimesh.load_mesh(path)
         if len(mesh.faces) == 0:
             raise DataError(f"the mesh of stimulus {name!r}, {path}, has no face; replace it")
         return mesh

@@ -396,7 +396,8 @@ def _load_surface(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (32492, 3) and triangles of a GIFTI surface."""
     import nibabel
 
-    points, triangles = nibabel.load(_package_file(name)).darrays[:2]
+    surface = nibabel.gifti.GiftiImage.from_filename(_package_file(name))
+    points, triangles = surface.darrays[:2]
     return points.data, triangles.data.astype(np.int64)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOX = 1.1  # side of the cube that an n x n x n grid spans; leaves a margin around unit shapes
 
 
-def grid_points(n: int, *, box: float = BOX) -> Float[np.ndarray, "n n n 3"]:
+def grid_points(n: int, *, box: float | int = BOX) -> Float[np.ndarray, "n n n 3"]:
     """Return the nodes ``box * linspace(-0.5, 0.5, n)`` on each axis, in ij order.
 
     Parameters
@@ -44,8 +44,8 @@ def grid_points(n: int, *, box: float = BOX) -> Float[np.ndarray, "n n n 3"]:
 def occupancy_to_mesh(
     values: Float[np.ndarray, "n n n"],
     *,
-    level: float = 0.0,
-    box: float = BOX,
+    level: float | int = 0.0,
+    box: float | int = BOX,
     components: int | None = None,
 ) -> Trimesh:
     """Extract the closed surface where a field on a grid crosses ``level``.
@@ -115,7 +115,8 @@ def make_watertight(mesh: Trimesh, resolution: int = 64) -> Trimesh:
 
     Unsigned distance on a grid, flood fill of the outside from the border, marching cubes.
     Where the surface parts outside from an enclosed inside, the new surface lies on the old one;
-    an open sheet with the outside on both of its sides becomes a plate of one cell's thickness.
+    an open sheet with the outside on both of its sides becomes a plate of one cell's thickness,
+    and solid parts thinner than about two cells may grow by up to one.
     Holes wider than about a cell let the outside in, so that a shell with such a hole becomes a
     plate as well. Cavities are filled.
 
@@ -165,13 +166,19 @@ def make_watertight(mesh: Trimesh, resolution: int = 64) -> Trimesh:
     away = points - nearest
     length = np.linalg.norm(away, axis=1, keepdims=True)
     away = np.divide(away, length, out=np.zeros_like(away), where=length > 0)
-    # One cell and a half beyond the shell on both sides of the sheet nearest to the node.
-    own = _lookup(nearest + 1.5 * step * away, box, n)
-    opposite = _lookup(nearest - 1.5 * step * away, box, n)
+    # Look for the outside and the inside on both sides of the sheet nearest to the node. One
+    # cell away is enough beside a face, two are needed along the diagonal of a corner; beside an
+    # edge of the solid the inside begins a cell further along the face, hence the dilation.
+    within = ndimage.binary_dilation(enclosed, np.ones((3, 3, 3)))
+    own_outside, own_inside, opposite_inside = (np.zeros(len(points), bool) for _ in range(3))
+    for reach in (1.0 * step, 1.5 * step, 2.0 * step):
+        own, opposite = (_lookup(nearest + side_of * away, box, n) for side_of in (reach, -reach))
+        own_outside |= outside[own]
+        own_inside |= within[own]
+        opposite_inside |= within[opposite]
     near = length[:, 0]
-    sheet = shell - near
-    value = np.where(outside[own] & enclosed[opposite], -near, sheet)
-    value = np.where(enclosed[own], near, value)
+    value = np.where(own_outside & opposite_inside, -near, shell - near)
+    value = np.where(own_inside & ~own_outside, near, value)
     # A node on the surface itself belongs to the inside: zero would give empty triangles.
     field[band] = np.where(np.abs(value) < 1e-4 * step, 1e-4 * step, value)
     result = occupancy_to_mesh(field, level=0.0, box=box)

@@ -110,12 +110,29 @@ def grid_to_mesh(
         raise ValueError(f"values has shape {values.shape}; expected a cube (n, n, n), n >= 2")
     if not (values >= threshold).any():
         return trimesh.Trimesh()
-    padded = np.pad(np.asarray(values, dtype=np.float64), 1, constant_values=OUTSIDE)
-    vertices, faces, _, _ = marching_cubes(
-        padded, threshold, gradient_direction="ascent", allow_degenerate=False
+    # the threshold is taken off in float64: marching_cubes works in float32, and must not move a
+    # point to the other side
+    padded = np.pad(np.asarray(values, dtype=np.float64), 1, constant_values=OUTSIDE) - threshold
+    single = np.where(padded == 0, np.finfo(np.float32).tiny, padded).astype(np.float32)
+    vertices, faces, _, _ = marching_cubes(single, 0.0, gradient_direction="ascent")
+    vertices = _on_edges(padded, vertices.astype(np.float64))
+    return trimesh.Trimesh(
+        box * ((vertices - 1) / (len(values) - 1) - 0.5), faces, process=False
     )
-    vertices = box * ((vertices.astype(np.float64) - 1) / (len(values) - 1) - 0.5)
-    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def _on_edges(
+    values: Float[ndarray, "n n n"], vertices: Float[ndarray, "count 3"]
+) -> Float[ndarray, "count 3"]:
+    """Move each vertex along its grid edge to where the float64 values are 0 by interpolation."""
+    fraction = np.abs(vertices - np.rint(vertices))
+    axis = np.eye(3, dtype=np.int64)[fraction.argmax(axis=1)]  # the one that is not a whole number
+    low = np.where(axis == 1, np.floor(vertices), np.rint(vertices)).astype(np.int64)
+    low = np.minimum(low, len(values) - 1 - axis)
+    before, after = values[tuple(low.T)], values[tuple((low + axis).T)]
+    crosses = (before >= 0) != (after >= 0)
+    share = np.divide(before, before - after, out=np.zeros_like(before), where=crosses)
+    return np.where(crosses[:, None], low + share[:, None] * axis, vertices)
 
 
 def _ask(field: Callable[[ndarray], ndarray], points: ndarray, batch: int) -> ndarray:

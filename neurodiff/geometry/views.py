@@ -30,6 +30,8 @@ ELEVATIONS = (20.0, -10.0, 20.0, -10.0, 20.0, -10.0)  # degrees
 DISTANCE = 2.0
 FOV = 50.0  # degrees, both ways; the unit cube fits into each of the six views
 
+Angle = float | int
+
 ALBEDO = 0.8
 AMBIENT = 0.25
 # Direction to the light in camera axes (right, up, towards the viewer), and its strength. The
@@ -62,12 +64,12 @@ def render_views(
 ) -> tuple[UInt8[np.ndarray, "views size size 3"], Float[np.ndarray, "views size size"]]: ...
 
 
-def render_views(
+def render_views(  # type: ignore[misc]  # the overloads abbreviate the options
     mesh: Trimesh,
     *,
     size: int = 64,
-    azimuths: Sequence[float] = AZIMUTHS,
-    elevations: Sequence[float] | float = ELEVATIONS,
+    azimuths: Sequence[Angle] = AZIMUTHS,
+    elevations: Sequence[Angle] | Angle = ELEVATIONS,
     distance: float = DISTANCE,
     fov: float = FOV,
     face_colors: UInt8[np.ndarray, "faces 3"] | None = None,
@@ -124,18 +126,18 @@ def render_views(
     else:
         albedo = np.float32(255.0 * ALBEDO)
     images[hits.pixel] = np.rint(shade[:, None] * albedo).astype(np.uint8)
-    images = images.reshape(len(frames), size, size, 3)
+    pictures = images.reshape(len(frames), size, size, 3)
     if not depth:
-        return images
-    return images, _depth_maps(hits, len(frames), size, distance)
+        return pictures
+    return pictures, _depth_maps(hits, len(frames), size, distance)
 
 
 def render_depth(
     mesh: Trimesh,
     *,
     size: int = 64,
-    azimuths: Sequence[float] = AZIMUTHS,
-    elevations: Sequence[float] | float = ELEVATIONS,
+    azimuths: Sequence[Angle] = AZIMUTHS,
+    elevations: Sequence[Angle] | Angle = ELEVATIONS,
     distance: float = DISTANCE,
     fov: float = FOV,
 ) -> Float[np.ndarray, "views size size"]:
@@ -160,8 +162,8 @@ def render_silhouettes(
     mesh: Trimesh,
     *,
     size: int = 64,
-    azimuths: Sequence[float] = AZIMUTHS,
-    elevations: Sequence[float] | float = ELEVATIONS,
+    azimuths: Sequence[Angle] = AZIMUTHS,
+    elevations: Sequence[Angle] | Angle = ELEVATIONS,
     distance: float = DISTANCE,
     fov: float = FOV,
 ) -> Bool[np.ndarray, "views size size"]:
@@ -176,8 +178,8 @@ def view_strip(
     mesh: Trimesh,
     *,
     size: int = 192,
-    azimuths: Sequence[float] = (30.0, 120.0, 210.0, 300.0),
-    elevations: Sequence[float] | float = 20.0,
+    azimuths: Sequence[Angle] = (30.0, 120.0, 210.0, 300.0),
+    elevations: Sequence[Angle] | Angle = 20.0,
     face_colors: UInt8[np.ndarray, "faces 3"] | None = None,
     vertex_colors: UInt8[np.ndarray, "vertices 3"] | None = None,
 ) -> Image:
@@ -201,7 +203,7 @@ def view_strip(
 
 
 def _frames(
-    azimuths: Sequence[float], elevations: Sequence[float] | float
+    azimuths: Sequence[Angle], elevations: Sequence[Angle] | Angle
 ) -> Float[np.ndarray, "views 3 3"]:
     """Return each camera's axes as rows: right, up, backward (from the origin to the eye)."""
     azimuth = np.radians(np.asarray(azimuths, dtype=np.float64))

@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import comb
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from neurodiff.metrics.records import Metric
 
-
-class Draws(Protocol):
-    """What the sampled protocol needs of a generator; numpy's Generator and RandomState fit."""
-
-    def choice(self, a: np.ndarray, size: int, replace: bool) -> np.ndarray: ...
+# RandomState is numpy's legacy generator: the published draws can be repeated only with it.
+Draws = np.random.Generator | np.random.RandomState
 
 
 def chance(n: int) -> float:

@@ -221,8 +221,8 @@ def crossed_values(
     cells = np.bincount(np.ravel_multi_index(codes, levels), minlength=int(np.prod(levels)))
     if (cells != 1).any():
         raise ValueError(
-            f"the design is not balanced: {int((cells == 0).sum())} of {cells.size} cells "
-            f"({' x '.join(factors)}) are missing and {int((cells > 1).sum())} appear more than once"
+            f"the design {' x '.join(factors)} is not balanced: of {cells.size} cells "
+            f"{int((cells == 0).sum())} are missing, {int((cells > 1).sum())} appear repeatedly"
         )
     values = np.zeros(levels, dtype=np.float64)
     values[tuple(codes)] = np.asarray(table[value], dtype=np.float64)

@@ -36,7 +36,7 @@ from neurodiff.core.training import train
 from neurodiff.diffusion.paths import cosine
 from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
-from neurodiff.geometry.mesh import occupancy_to_mesh
+from neurodiff.geometry.mise import extract, grid_to_mesh
 from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.models.triplane_vq import reseed_dead_codes
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
@@ -484,22 +484,24 @@ class MinD3D:
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
-    def meshes(self, codes: Int[np.ndarray, "n codes"]):
-        """Yield the mesh of each row of codes."""
-        n = self.recipe.mesh.resolution
-        level = float(np.log(self.recipe.mesh.threshold / (1 - self.recipe.mesh.threshold)))
-        for grid in self.occupancy_grids(codes, n):
-            yield occupancy_to_mesh(grid, level=level, box=BOX)
-
-    @torch.no_grad()
-    def occupancy_grids(self, codes: Int[np.ndarray, "n codes"], n: int):
-        """Yield logits on the n^3 grid of the cube of side 1.1 for each row of codes."""
-        model = self.shapes.vqvae_model
-        line = BOX * torch.linspace(-0.5, 0.5, n)
-        points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).reshape(1, -1, 3)
+    def meshes(self, codes: Int[np.ndarray, "n codes"]) -> Iterator[trimesh.Trimesh]:
+        """The mesh of each row of codes: occupancy is asked only near the surface."""
+        settings, model = self.recipe.mesh, self.shapes.vqvae_model
+        level = float(np.log(settings.threshold / (1 - settings.threshold)))
         for part in torch.from_numpy(codes).split(16):
             for planes in model.planes_from_ids(part):
-                yield model.occupancy(planes[None], points).reshape(n, n, n).numpy()
+
+                def field(points: np.ndarray, planes: Tensor = planes) -> np.ndarray:
+                    return model.occupancy(planes[None], _tensor(points)[None])[0].numpy()
+
+                values, _ = extract(
+                    field,
+                    threshold=level,
+                    resolution0=settings.resolution // 4,
+                    upsampling_steps=2,
+                    box=BOX,
+                )
+                yield grid_to_mesh(values, threshold=level, box=BOX)
 
     # ------------------------------------------------------------------ helpers
 

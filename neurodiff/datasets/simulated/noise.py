@@ -44,7 +44,8 @@ same residuals after the common part of each frame was removed."""
 MEASURED_COMMON_SHARE = 0.04
 """Share of the variance of the same residuals that all vertices of a frame have in common."""
 
-_MAX_STEPS = 24
+MAX_FWHM_MM = 8.0
+"""Above this the averages over neighbours reach so far that the kernel stops being sparse."""
 
 
 def smooth_noise(
@@ -77,7 +78,7 @@ def smooth_noise(
 
     Raises
     ------
-    UsageError : an argument outside its range, or a smoothness above what 24 averages reach.
+    UsageError : an argument outside its range.
     """
     if len(shape) not in (1, 2) or min(shape) < 1:
         raise UsageError(f"noise has shape (frames,) or (trials, frames), got {shape}")
@@ -108,10 +109,10 @@ def smoothing_kernel(cortex: VisualCortex, fwhm_mm: float) -> csr_array:
 
     Raises
     ------
-    UsageError : ``fwhm_mm`` is negative or above what 24 averages over neighbours reach.
+    UsageError : ``fwhm_mm`` is not between 0 and `MAX_FWHM_MM`.
     """
-    if not 0 <= fwhm_mm < np.inf:
-        raise UsageError(f"fwhm_mm is {fwhm_mm}; expected 0 mm or more")
+    if not 0 <= fwhm_mm <= MAX_FWHM_MM:
+        raise UsageError(f"fwhm_mm is {fwhm_mm}; expected 0 to {MAX_FWHM_MM} mm")
     return _smoothing_kernel(cortex, float(fwhm_mm))
 
 
@@ -226,33 +227,19 @@ def _smoothing_kernel(cortex: VisualCortex, fwhm_mm: float) -> csr_array:
     if target < 1e-4:
         return csr_array(eye_array(cortex.n_vertices, format="csr", dtype=np.float32))
     pairs = edges_of(cortex.neighbours)
-
-    def excess(steps: float) -> float:
-        return _kernel_correlation(_unit_rows(_averaging(cortex, steps)), pairs) - target
-
-    whole = 1
-    while excess(float(whole)) < 0:
-        whole += 1
-        if whole > _MAX_STEPS:
-            raise UsageError(
-                f"a smoothness of {fwhm_mm} mm needs more than {_MAX_STEPS} averages over "
-                "neighbours; ask for less"
-            )
-    steps = brentq(excess, whole - 1, whole, xtol=1e-3)
-    return _unit_rows(_averaging(cortex, steps)).astype(np.float32)
-
-
-def _averaging(cortex: VisualCortex, steps: float) -> csr_array:
-    """``steps`` averages of each vertex with its neighbours; the broken part mixes in place."""
-    identity = eye_array(cortex.n_vertices, format="csr")
+    identity = csr_array(eye_array(cortex.n_vertices, format="csr"))
     graph = cortex.neighbours.astype(float) + identity
-    average = diags_array(1 / graph.sum(axis=1)) @ graph
-    whole = int(steps)
-    part = steps - whole
-    kernel = csr_array((1 - part) * identity + part * average)
-    for _ in range(whole):
-        kernel = kernel @ average
-    return csr_array(kernel)
+    average = csr_array(diags_array(1 / graph.sum(axis=1)) @ graph)
+
+    before, after = identity, average
+    while _kernel_correlation(_unit_rows(after), pairs) < target:
+        before, after = after, csr_array(average @ after)
+
+    def excess(share: float) -> float:
+        return _kernel_correlation(_unit_rows((1 - share) * before + share * after), pairs) - target
+
+    share = brentq(excess, 0.0, 1.0, xtol=1e-3)
+    return _unit_rows((1 - share) * before + share * after).astype(np.float32)
 
 
 def _unit_rows(kernel: csr_array) -> csr_array:

@@ -113,25 +113,22 @@ def _describe_car(f: Factors) -> str:
 
 def _boat(f: Factors) -> list[Part]:
     w = between(f["hull_width"], 0.13, 0.23)
-    deep = between(f["hull_height"], 0.14, 0.25)
+    deep = between(f["hull_height"], 0.15, 0.25)
     bow = between(f["bow_length"], 0.15, 0.42)
     mast = between(f["mast_height"], 0.50, 0.86)
     sail = between(f["sail_width"], 0.26, 0.46)
     cabin = between(f["cabin_length"], 0.10, 0.30)
     length = 0.94
     parts = []
-    layers = 3
-    for k in range(layers):
-        # each layer of the hull below the deck is shorter and narrower
-        low, high = deep * k / layers, deep * (k + 1) / layers
-        share = (layers - 1 - k) / (layers - 1)
-        half, stern, tip = w * (1 - 0.38 * share), 0.07 * share, length - 0.16 * share
+    for share in (0.0, 1.0):
+        # the lower hull is shorter and narrower, and reaches up into the upper one
+        half, stern, tip = w * (1 - 0.28 * share), 0.06 * share, length - 0.13 * share
         mid = max(tip - bow, stern + 0.2)
         cheek = (mid + tip) / 2 + bow * 0.12
         right = [(half * 0.85, stern), (half, mid), (half * 0.5, cheek), (0.0, tip)]
         left = [(-x, z) for x, z in reversed(right[:-1])]
-        deck = (low - 0.012 * (k > 0), high)  # layers overlap: together they are the hull
-        parts.append(prism([*right, *left], deck, axis="y", thickness=deep))
+        low = deep / 2 * (1 - share)
+        parts.append(prism([*right, *left], (low, deep - 0.01 * share), axis="y"))
     foot = 0.56
     parts.append(cylinder((0.0, (deep + mast) / 2, foot), 0.042, mast - deep + 0.08))
     boom = deep + 0.12

@@ -18,11 +18,11 @@ Taubin 1991, IEEE PAMI 13(11): first-order distance to an implicit surface.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 Range = tuple[float, float]
 Point = tuple[float, float, float]
@@ -306,7 +306,7 @@ def _lathe(x, y, z, points):
     return _polygon(np.sqrt(x * x + z * z), y, points, open_axis=True)
 
 
-_DISTANCES = {
+_DISTANCES: dict[str, Callable[..., np.ndarray]] = {
     "box": _box,
     "cylinder": _cylinder,
     "ellipsoid": _ellipsoid,
@@ -331,7 +331,7 @@ def _prism_reach(u, points, corner, half):
     return flat + corner * math.hypot(u[0], u[1]) + half * abs(u[2])
 
 
-_REACHES = {
+_REACHES: dict[str, Callable[..., float]] = {
     "box": lambda u, a, b, c, r: (
         (a - r) * abs(u[0]) + (b - r) * abs(u[1]) + (c - r) * abs(u[2]) + r
     ),
@@ -350,7 +350,8 @@ _REACHES = {
 
 
 def _rows(matrix: np.ndarray) -> tuple[Point, Point, Point]:
-    return tuple(tuple(float(v) for v in row) for row in matrix)
+    first, second, third = ((float(a), float(b), float(c)) for a, b, c in matrix)
+    return first, second, third
 
 
 def _turn_y_to(direction: np.ndarray) -> tuple[Point, Point, Point]:
@@ -362,13 +363,13 @@ def _turn_y_to(direction: np.ndarray) -> tuple[Point, Point, Point]:
 
 
 # own y becomes the named axis
-_AXES = {
+_AXES: dict[str, tuple[Point, Point, Point] | None] = {
     "x": _rows(np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])),
     "y": None,
     "z": _rows(np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])),
 }
 # own z lies along the named axis, own (x, y) along (z, y), (x, z) or (x, y) of the object
-_FLAT = {
+_FLAT: dict[str, tuple[Point, Point, Point] | None] = {
     "x": _rows(np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])),
     "y": _rows(np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])),
     "z": None,
@@ -390,8 +391,3 @@ def _scaled_sizes(part: Part, scale: float) -> tuple:
         grown = tuple((a * scale, b * scale) for a, b in points)
         return (grown, *(length * scale for length in lengths))
     return tuple(size * scale for size in part.sizes)
-
-
-def inside(distances: Float[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
-    """Where a signed distance is below zero; the surface itself counts as outside."""
-    return distances < 0
