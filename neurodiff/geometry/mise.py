@@ -80,7 +80,7 @@ def extract(
     stride = 2**upsampling_steps
     wanted = np.zeros(values.shape, dtype=bool)
     wanted[::stride, ::stride, ::stride] = True
-    queries = []
+    queries: list[int] = []
     while True:
         index = np.argwhere(wanted)
         if not len(index):
@@ -92,7 +92,7 @@ def extract(
 
 
 def grid_to_mesh(
-    values: Float[ndarray, "n n n"], *, threshold: float, box: float = 1.1
+    values: Float[ndarray, "i j k"], *, threshold: float, box: float = 1.1
 ) -> "trimesh.Trimesh":
     """Closed surface where ``values`` cross ``threshold``, by marching cubes.
 
@@ -113,12 +113,12 @@ def grid_to_mesh(
     # the threshold is taken off in float64: marching_cubes works in float32, and must not move a
     # point to the other side
     padded = np.pad(np.asarray(values, dtype=np.float64), 1, constant_values=OUTSIDE) - threshold
-    single = np.where(padded == 0, np.finfo(np.float32).tiny, padded).astype(np.float32)
+    tiny = np.finfo(np.float32).tiny
+    single = np.where(padded >= 0, np.maximum(padded, tiny), np.minimum(padded, -tiny))
+    single = single.astype(np.float32)
     vertices, faces, _, _ = marching_cubes(single, 0.0, gradient_direction="ascent")
     vertices = _on_edges(padded, vertices.astype(np.float64))
-    return trimesh.Trimesh(
-        box * ((vertices - 1) / (len(values) - 1) - 0.5), faces, process=False
-    )
+    return trimesh.Trimesh(box * ((vertices - 1) / (len(values) - 1) - 0.5), faces, process=False)
 
 
 def _on_edges(
@@ -162,7 +162,8 @@ def _cut(leaves: list[ndarray], values: ndarray, threshold: float) -> Bool[ndarr
     needed = np.zeros(values.shape, dtype=bool)
     finest = len(leaves) - 1
     crossed = [
-        leaf & _any_in_cells(inside, 2 ** (finest - level))
+        leaf
+        & _any_in_cells(inside, 2 ** (finest - level))
         & _any_in_cells(outside, 2 ** (finest - level))
         for level, leaf in enumerate(leaves[:-1])
     ]

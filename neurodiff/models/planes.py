@@ -1,4 +1,4 @@
-"""Features on three axis-aligned planes: pooling points into their cells, sampling planes at points.
+"""Features on three axis-aligned planes: pooling points into cells, sampling planes at points.
 
 Three planes xz, xy, yz (in this order) of ``resolution`` x ``resolution`` cells span the box of
 side ``1 + padding`` around 0.  The first axis of a plane's name runs along its width, the second
@@ -25,9 +25,7 @@ PLANE_AXES = ((0, 2), (0, 1), (1, 2))  # xz, xy, yz
 EDGE = 1e-5  # keeps the coordinate of a point on the upper border inside the last cell
 
 
-def plane_coordinates(
-    points: Float[Tensor, "n p 3"], padding: float
-) -> Float[Tensor, "n 3 p 2"]:
+def plane_coordinates(points: Float[Tensor, "n p 3"], padding: float) -> Float[Tensor, "n 3 p 2"]:
     """Place of each point on each plane, from 0 to 1; points outside of the box go to its border.
 
     Raises
@@ -199,9 +197,7 @@ def _bilinear_rows(coordinates: Tensor, side: int, dtype: torch.dtype) -> Rows:
     corner = first + low[..., 0] + side * low[..., 1]
     index = corner[..., None, None] + (side * step[:, None] + step)  # (n, 3, q, 2, 2)
     offsets = torch.arange(0, 12 * n * q, 12, device=device, dtype=kind)
-    return Rows(
-        index.transpose(1, 2).reshape(-1), offsets, weights.transpose(1, 2).reshape(-1)
-    )
+    return Rows(index.transpose(1, 2).reshape(-1), offsets, weights.transpose(1, 2).reshape(-1))
 
 
 def _transpose(rows: Rows, columns: int) -> Rows:

@@ -89,14 +89,14 @@ class ShapeDecoder(nn.Module):
 
     def adapter_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the adapters, the only ones of this network that stage 2 trains."""
-        for block in self.blocks:
-            if block.adapter is not None:
-                yield from block.adapter.parameters()
+        for module in self.modules():
+            if isinstance(module, _Adapter):
+                yield from module.parameters()
 
     def forward(
         self,
         ids: Int[Tensor, "n steps"],
-        condition: Float[Tensor, "n condition"],
+        condition: Float[Tensor, "items condition"],
         *,
         use_adapters: bool = True,
     ) -> Float[Tensor, "n steps vocab"]:
@@ -166,7 +166,7 @@ class ShapeDecoder(nn.Module):
                     f"uniforms has shape {tuple(uniforms.shape)}; expected "
                     f"({len(condition)}, {length}): one number for each item and step"
                 )
-            uniforms = uniforms.to(condition.device)
+            draws = uniforms.to(condition.device).unbind(1)
         ids = torch.zeros(len(condition), length, dtype=torch.long, device=condition.device)
         caches = [_Cache(len(condition), length + 1) for _ in self.blocks]
         position = self.pos_emb.weight
@@ -178,7 +178,7 @@ class ShapeDecoder(nn.Module):
             if greedy:
                 ids[:, step] = logits.argmax(-1)
             else:
-                ids[:, step] = draw_codes(logits, uniforms[:, step], temperature, top_k)
+                ids[:, step] = draw_codes(logits, draws[step], temperature, top_k)
             if step + 1 < length:
                 x = self.emb(ids[:, step : step + 1]) + position[step + 2]
         return ids
@@ -209,9 +209,9 @@ class ShapeDecoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            if block.adapter is not None:
-                nn.init.zeros_(block.adapter.x_fc2.weight)
+        for module in self.modules():  # after the loop above, which comes to their layers later
+            if isinstance(module, _Adapter):
+                nn.init.zeros_(module.x_fc2.weight)
         nn.init.normal_(self.value_start, std=0.02)
 
 
@@ -311,7 +311,9 @@ class _Block(nn.Module):
         self.ln2 = nn.LayerNorm(width)
         self.attn = _Attention(width, size.heads)
         self.adapter = _Adapter(width, int(width * size.adapter_ratio)) if adapter else None
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor, *, cache: _Cache | None = None, use_adapters: bool) -> Tensor:
         x = x + self.attn(self.ln1(x), cache)

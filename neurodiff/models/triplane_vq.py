@@ -14,6 +14,7 @@ Gao et al. 2024, MinD-3D, ECCV.  Peng et al. 2020, Convolutional Occupancy Netwo
 van den Oord et al. 2017, Neural Discrete Representation Learning, NeurIPS.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from neurodiff.models.codebook import nearest_codes
 from neurodiff.models.planes import PlaneCells, plane_coordinates, sample_planes
 from neurodiff.models.unet2d import UNet2D
 
@@ -86,6 +88,7 @@ class TriplaneVQ(nn.Module):
         self.encoder = _PointEncoder(size)
         self.quantizer = _PlaneQuantizer(size)
         self.decoder = _PointDecoder(size)
+        self.apply(_initialise)
 
     def forward(
         self, points: Float[Tensor, "n p 3"], queries: Float[Tensor, "n q 3"]
@@ -140,7 +143,7 @@ class TriplaneVQ(nn.Module):
                 f"ids has {ids.shape[1]} codes an object; this network has {self.size.tokens} "
                 f"({self.size.grid} x {self.size.grid})"
             )
-        if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < self.size.vocab):
+        if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < self.size.vocab):
             raise ValueError(
                 f"ids reach from {int(ids.min())} to {int(ids.max())}; the codebook has codes 0 "
                 f"to {self.size.vocab - 1}"
@@ -158,15 +161,6 @@ class TriplaneVQ(nn.Module):
     ) -> Float[Tensor, "n q"]:
         """Logits of being inside at each query."""
         return self.decoder(planes, queries)
-
-
-def nearest_codes(
-    z: Float[Tensor, "n tokens dim"], codebook: Float[Tensor, "vocab dim"]
-) -> Int[Tensor, "n tokens"]:
-    """Number of the closest code; of several equally close ones the first."""
-    # without the matrix product: its cancellation would change codes in float32
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.stack([torch.cdist(item, codebook, compute_mode=mode).argmin(-1) for item in z])
 
 
 class _PointBlock(nn.Module):
@@ -223,7 +217,7 @@ class _PlaneQuantizer(nn.Module):
         self.encode_3plane_reso32 = _convolutions(three, three, hidden, hidden)
         levels = [hidden * 2**stage for stage in range(size.stages + 1)]
         down: list[nn.Module] = []
-        for before, after in zip(levels[:-1], levels[1:], strict=True):
+        for before, after in itertools.pairwise(levels):
             down += [nn.Conv2d(before, after, 2, stride=2), nn.ReLU()]
         self.down = nn.Sequential(*down, nn.Conv2d(levels[-1], width, 1))
         self.project1 = nn.Linear(width, size.code_dim)
@@ -232,24 +226,24 @@ class _PlaneQuantizer(nn.Module):
         self.unet_after_quant = UNet2D(width, width, **unet)
         up: list[nn.Module] = []
         below = [width, *reversed(levels[1:-1]), hidden] if size.stages else [width]
-        for before, after in zip(below[:-1], below[1:], strict=True):
+        for before, after in itertools.pairwise(below):
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         self.up = nn.Sequential(*up, nn.Conv2d(below[-1], hidden, 1))
         self.decode_3plane_reso256 = _convolutions(hidden, three, three, three)
         self.unet_2d = UNet2D(hidden, hidden, **unet)
 
     def encode(self, planes: Tensor) -> Tensor:
-        x = planes.flatten(1, 2)  # (n, 3 hidden, r, r)
+        x = _channels_last(planes.flatten(1, 2))  # (n, 3 hidden, r, r)
         x = self.down(self.encode_3plane_reso32(x))  # (n, width, grid, grid)
         return self.project1(x.flatten(2).transpose(1, 2))
 
     def decode(self, codes: Tensor) -> Tensor:
         grid = self.size.grid
-        x = self.project2(codes).transpose(1, 2).unflatten(2, (grid, grid))
+        x = self.project2(codes).unflatten(1, (grid, grid)).permute(0, 3, 1, 2)  # channels last
         x = self.up(self.unet_after_quant(x))
         x = self.decode_3plane_reso256(x)  # (n, 3 hidden, r, r)
-        x = x.unflatten(1, (3, -1))
-        return self.unet_2d(x.flatten(0, 1)).unflatten(0, (-1, 3))
+        x = _channels_last(x.unflatten(1, (3, -1)).flatten(0, 1))  # planes as a batch
+        return self.unet_2d(x).unflatten(0, (-1, 3))
 
 
 class _PointDecoder(nn.Module):
@@ -267,6 +261,19 @@ class _PointDecoder(nn.Module):
         for condition, block in zip(self.fc_c, self.blocks, strict=True):
             x = block(x + condition(features))
         return self.fc_out(F.relu(x))[..., 0]
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The memory layout in which convolutions, and sampling after them, are fastest on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _initialise(module: nn.Module) -> None:
+    """He's weights, zero biases: through the thirty-odd ReLU convolutions between points and
+    occupancy the constructor's default shrinks the signal to nothing, and the codes stay unread."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
 
 
 def _convolutions(first: int, second: int, third: int, last: int) -> nn.Sequential:

@@ -31,14 +31,13 @@ class UNet2D(nn.Module):
             _Down(before, width)
             for before, width in zip([channels_in, *widths[:-1]], widths, strict=True)
         )
-        self.up_convs = nn.ModuleList(
-            _Up(width, width // 2) for width in reversed(widths[1:])
-        )
+        self.up_convs = nn.ModuleList(_Up(width, width // 2) for width in reversed(widths[1:]))
         self.conv_final = nn.Conv2d(start_filters, channels_out, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n out h w"]:
         """Apply the network.

@@ -38,7 +38,7 @@ from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
 from neurodiff.geometry.mise import extract, grid_to_mesh
 from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
-from neurodiff.models.triplane_vq import reseed_dead_codes
+from neurodiff.models.codebook import code_usage, reseed_dead_codes
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
 from neurodiff.pipelines.stages import Stages
@@ -238,7 +238,9 @@ class MinD3D:
     def _fit_tokenizer(self, bank, seed, folder, log, progress) -> dict:
         """Reconstruct occupancy at labelled points from surface points."""
         settings = self.recipe.tokenizer
-        module = _TokenizerTraining(self.shapes.vqvae_model)
+        module = _TokenizerTraining(
+            self.shapes.vqvae_model, int(settings.continuous * settings.training.steps)
+        )
 
         def loss(model, rows, generator):
             points = _pick(bank.surface, rows, settings.n_points, generator)
@@ -248,8 +250,10 @@ class MinD3D:
             return model(points, queries, occupied)
 
         def upkeep(step):
-            share = step / settings.training.steps
-            if step and step % settings.reseed_every == 0 and share < settings.reseed_until:
+            module.steps += 1
+            after = int(module.steps) - module.continuous  # quantised steps done so far
+            late = step > settings.reseed_until * settings.training.steps
+            if after >= 0 and after % settings.reseed_every == 0 and not late:
                 key = item_seed(seed, subject="", stimulus=f"step {step}", stage="reseed")
                 module.reseed(torch_generator(key))
 
@@ -529,19 +533,28 @@ class MinD3D:
 
 
 class _TokenizerTraining(nn.Module):
-    """The tokenizer with what its training remembers (so that a checkpoint holds it)."""
+    """The tokenizer with what its training remembers (so that a checkpoint holds it).
 
-    def __init__(self, model: nn.Module):
+    The first ``continuous`` steps leave the codes unquantised and the codebook is then set to
+    encoder outputs: from the published initial codebook (all codes near 0) a training this short
+    collapses to a single code.
+    """
+
+    def __init__(self, model: nn.Module, continuous: int):
         super().__init__()
-        self.model = model
+        self.model, self.continuous = model, continuous
         self.register_buffer("usage", torch.zeros(model.size.vocab))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self._planes: Tensor | None = None
 
     def forward(self, points, queries, occupied) -> dict[str, Tensor]:
         self._planes = self.model.encode_planes(points)
-        ids, quantised, vq = self.model.quantise(self._planes)
-        logits = self.model.occupancy(self.model.planes_from_codes(quantised), queries)
-        self.usage.mul_(0.9).add_(torch.bincount(ids.flatten(), minlength=len(self.usage)))
+        if self.steps < self.continuous:
+            codes, vq = self.model.encode(self._planes), torch.zeros(())
+        else:
+            ids, codes, vq = self.model.quantise(self._planes)
+            self.usage.mul_(0.9).add_(code_usage(ids, len(self.usage)))
+        logits = self.model.occupancy(self.model.planes_from_codes(codes), queries)
         occupancy = F.binary_cross_entropy_with_logits(logits, occupied)
         return {"loss": occupancy + vq, "occupancy": occupancy, "vq": vq}
 

@@ -29,7 +29,8 @@ class TokenizerSettings:
     training: TrainingSettings
     n_points: int = 1024
     n_queries: int = 1024
-    reseed_every: int = 20
+    continuous: float = 0.15  # share of the steps before codes are quantised
+    reseed_every: int = 10
     reseed_until: float = 0.7  # share of the steps after which the codebook is left in peace
 
 
