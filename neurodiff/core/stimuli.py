@@ -11,6 +11,7 @@ Examples
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -184,7 +185,11 @@ class Stimuli:
 
     def __getitem__(self, name: str) -> Stimulus:
         row = self.table.iloc[self._find(name)]
-        factors = {factor: float(row[factor]) for factor in self.factor_names}
+        factors = {
+            factor: float(row[factor])
+            for factor in self.factor_names
+            if not math.isnan(row[factor])  # factors of other categories
+        }
         return Stimulus(
             row["id"], row["category"], row["caption"], factors, self.load_mesh, self.load_image
         )

@@ -9,10 +9,15 @@ on the real fsLR-32k vertices. What a decoder can find, where, and how much, is 
 smooth along the cortex, partly shared between subjects and partly individual.
 ``h``: haemodynamic response to 8 s of viewing at TR 0.8 s, 10 frames from 4 s after onset.
 ``noise``: unit variance, AR(1) in time and smooth in space as fitted to real residuals (noise.py).
-``a_v``: set from the noise ceiling of the single-trial response amplitude (the least-squares
-weight of ``h`` in the trial, what a GLM calls a beta), so the ceiling holds in closed form:
+``a_v``: set from the noise ceiling of one volume at the peak of the response (h = 1), which holds
+in closed form; so does the ceiling of the trial's response amplitude (the least-squares weight of
+``h`` over the 10 volumes, what a GLM calls a beta), which is higher because volumes are averaged:
 
-    ceiling_v = a_v^2 / (a_v^2 + var_beta),   var_beta = h'Rh / (h'h)^2,   R[i,j] = rho^|i-j|
+    volume  a_v^2 / (a_v^2 + 1)
+    beta    a_v^2 / (a_v^2 + var_beta),   var_beta = h'Rh / (h'h)^2,   R[i,j] = rho^|i-j|
+
+The default is a median of 0.10 for a volume of a single trial (0.34 for its beta); the hard case is
+0.03 (0.12 for the beta, about what single-trial betas of images shown for 3 s have).
 """
 
 from __future__ import annotations
@@ -125,7 +130,12 @@ class PlantedSubject:
         return self.amplitude > 0
 
     def noise_ceiling(self, repeats: int = 1) -> np.ndarray:
-        """Share of the variance of a mean of ``repeats`` betas that the stimulus explains."""
+        """Share of a peak volume's variance, averaged over ``repeats``, that the stimulus explains."""
+        signal = self.amplitude**2
+        return signal / (signal + 1 / repeats)
+
+    def beta_ceiling(self, repeats: int = 1) -> np.ndarray:
+        """The same share for the response amplitude of a trial (all its volumes)."""
         signal = self.amplitude**2
         return signal / (signal + beta_variance(self.rho) / repeats)
 
@@ -137,13 +147,14 @@ class PlantedSubject:
     def areas_table(self) -> pd.DataFrame:
         """One row an area: what was planted."""
         family_of = {area: family for family, areas in TUNING.items() for area in areas}
-        ceiling = self.noise_ceiling()
+        volume, beta = self.noise_ceiling(), self.beta_ceiling()
         rows = [
             {
                 "area": area,
                 "carries": family_of.get(area, "nothing"),
                 "vertices": int(mask.sum()),
-                "median single-trial noise ceiling": float(np.median(ceiling[mask])),
+                "median noise ceiling, one volume": float(np.median(volume[mask])),
+                "median noise ceiling, trial beta": float(np.median(beta[mask])),
             }
             for area, mask in self.cortex.areas.items()
             if not area.startswith(("L_", "R_"))
@@ -166,7 +177,8 @@ def plant_subject(
     Parameters
     ----------
     reference : features of the stimuli over which a vertex's signal has unit variance.
-    median_ceiling : median single-trial noise ceiling of the informative vertices, in (0, 1).
+    median_ceiling : median noise ceiling of the informative vertices, of one volume at the peak of
+        a single trial's response; in (0, 1).
     individual : share of the tuning variance that other subjects do not have, 0 to 1.
 
     Raises
@@ -206,7 +218,7 @@ def plant_subject(
     snr = median_ceiling / (1 - median_ceiling) * np.exp(0.6 * mixed("gain", 1)[0])
     inside_median = np.median(snr[informative])
     snr *= median_ceiling / (1 - median_ceiling) / inside_median
-    amplitude = np.where(informative, np.sqrt(snr * beta_variance(rho)), 0.0)
+    amplitude = np.where(informative, np.sqrt(snr), 0.0)
     return PlantedSubject(
         subject, seed, cortex, weights, amplitude.astype(np.float32), rho, fwhm_mm
     )
