@@ -31,7 +31,12 @@ class Role:
 ROLES: tuple[Role, ...] = (
     Role("chance", "no information at all", "#6b7280", "ring"),
     Role("no-brain baseline", "never sees the brain of the tested trial", "#a16207", "dot"),
-    Role("strong baseline", "sees the brain through a simpler method", "#2f66b0", "diamond"),
+    Role(
+        "strong baseline",
+        "sees the brain through a simpler method, or is told the category",
+        "#2f66b0",
+        "diamond",
+    ),
     Role("ours", "the method under test", "#c2410c", "disc"),
     Role("ceiling", "the best this chain could do", "#15803d", "square"),
 )

@@ -77,9 +77,13 @@ class BridgeDenoiser:
     """The network as the core's denoiser: tokens prepared once, three tokens a step."""
 
     network: Any
+    unconditional: bool = False
 
     def prepare(self, cond: tuple[Tensor, Tensor | None]) -> tuple[Any, Tensor | None]:
         tokens, anchor = cond
+        if self.unconditional:
+            hidden = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+            return self.network.prepare(with_anchor(tokens, anchor), hidden), None
         return self.network.prepare(with_anchor(tokens, anchor)), anchor
 
     def __call__(self, x: Tensor, level: Level, state: tuple[Any, Tensor | None]) -> Tensor:
@@ -102,6 +106,7 @@ def sample_embeddings(
     steps: int = 16,
     eta: float = 1.0,
     choose: Choice = "mean",
+    unconditional: bool = False,
 ) -> Float[Tensor, "n d"]:
     """One embedding an item, made from ``candidates`` draws that share the prepared tokens.
 
@@ -110,8 +115,10 @@ def sample_embeddings(
     generators : one an item; all draws of the item come from it.
     choose : "mean" of the draws (estimates the posterior mean); the draw "nearest-to-mean"; or, as
         published, the draw with the highest cosine to the mean fMRI token.
+    unconditional : the learned null stands for all tokens and the anchor: what the bridge says
+        without a brain (give ``tokens`` for their shape).
     """
-    denoiser = BridgeDenoiser(network)
+    denoiser = BridgeDenoiser(network, unconditional)
     prepared, anchor = denoiser.prepare((tokens, anchor))
     if candidates > 1:
         prepared = prepared.repeat(candidates)

@@ -22,7 +22,8 @@ class ViewClassifier(nn.Module):
         self.classes = classes
         widths = [1, width, 2 * width, 4 * width, 4 * width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, stride=2, padding=1)
+            for a, b in zip(widths, widths[1:], strict=False)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(4, b) for b in widths[1:])
         self.head = nn.Linear(4 * width, len(classes))
@@ -42,7 +43,9 @@ class ViewClassifier(nn.Module):
     ) -> Tensor:
         """Cross-entropy of two views an object, shifted by up to 4 pixels."""
         k = torch.randint(views.shape[1], (len(views), 2), generator=generator).numpy()
-        chosen = np.take_along_axis(views, k[:, :, None, None], axis=1).reshape(-1, *views.shape[2:])
+        chosen = np.take_along_axis(views, k[:, :, None, None], axis=1).reshape(
+            -1, *views.shape[2:]
+        )
         images = torch.from_numpy(chosen).float() / 255
         shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
         images = torch.roll(images, shift, dims=(1, 2))

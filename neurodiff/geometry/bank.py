@@ -125,5 +125,7 @@ def _collect(
     if len(ids) == 0:
         raise UsageError("no stimuli: a bank of shapes needs at least one")
     rows = [arrays_of(name) for name in progress.over(ids, "shapes to arrays")]
-    surface, queries, occupied, grid, views = (np.stack(column) for column in zip(*rows, strict=True))
+    surface, queries, occupied, grid, views = (
+        np.stack(column) for column in zip(*rows, strict=True)
+    )
     return ShapeBank(tuple(ids), tuple(categories), surface, queries, occupied, grid, views)

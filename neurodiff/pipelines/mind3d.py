@@ -463,6 +463,30 @@ class MinD3D:
         return _renormed(torch.cat(parts)).numpy()
 
     @torch.no_grad()
+    def draw_embedding(self, names: Sequence[str], *, seed: int = 0) -> Float[np.ndarray, "n d"]:
+        """One draw of the bridge without any brain data for each name: the no-brain baseline."""
+        settings, networks = self.recipe.bridge, self._fitted("networks")
+        n_tokens = settings.frames * settings.aggregated_tokens
+        generators = [
+            torch_generator(item_seed(seed, subject="no brain", stimulus=name, stage="bridge"))
+            for name in names
+        ]
+        drawn = sample_embeddings(
+            networks.prior_network,
+            torch.zeros(len(names), n_tokens, settings.network.dim),
+            generators,
+            path=self.path,
+            anchor=torch.zeros(len(names), settings.network.dim)
+            if settings.anchor == "ridge"
+            else None,
+            candidates=1,
+            steps=settings.steps,
+            eta=settings.eta,
+            unconditional=True,
+        )
+        return _renormed(drawn).numpy()
+
+    @torch.no_grad()
     def codes_from_embedding(
         self, embedding: Float[np.ndarray, "n d"], *, use_adapters: bool = True
     ) -> Int[np.ndarray, "n codes"]:
@@ -595,7 +619,10 @@ def _seeded(seed: int, what: str) -> Iterator[None]:
 
 def _fit_ridge(ridge: MultiTargetRidge, betas: np.ndarray, target: np.ndarray) -> dict:
     ridge.fit(betas, target)
-    return {"leave-one-out cosine": _cosine(ridge.loo_predictions_, target), "alpha": ridge.alpha_[0]}
+    return {
+        "leave-one-out cosine": _cosine(ridge.loo_predictions_, target),
+        "alpha": ridge.alpha_[0],
+    }
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -606,8 +633,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 _RIDGE = ("coef_", "intercept_", "alpha_", "loo_predictions_")
 
 
-def _ridge_state(ridge: MultiTargetRidge) -> dict[str, np.ndarray]:
-    return {name: np.asarray(getattr(ridge, name), np.float32) for name in _RIDGE}
+def _ridge_state(ridge: MultiTargetRidge) -> dict[str, Tensor]:
+    return {name: torch.tensor(getattr(ridge, name), dtype=torch.float32) for name in _RIDGE}
 
 
 def _restore_ridge(ridge: MultiTargetRidge, state: dict[str, Tensor]) -> None:

@@ -121,7 +121,9 @@ def make_study(
     bank = bank_from_objects(objects, seed=seed, workers=workers, progress=progress)
     train = split == "train"
     space = FeatureSpace(
-        bank.views[train], bank.grid[train], [c for c, t in zip(bank.categories, train, strict=True) if t]
+        bank.views[train],
+        bank.grid[train],
+        [c for c, t in zip(bank.categories, train, strict=True) if t],
     )
     features = space(bank.views, bank.grid, list(bank.categories))
     return Study(seed, bank, stimuli(objects), split, features)
