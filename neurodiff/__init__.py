@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neurodiff.analysis.evaluation import evaluate
     from neurodiff.analysis.report import Report
     from neurodiff.bridges.ridge import MultiTargetRidge
     from neurodiff.core.errors import NeurodiffError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from neurodiff.core.run import Run
     from neurodiff.core.stimuli import Stimuli
     from neurodiff.datasets.opening import open_dataset
-    from neurodiff.pipelines.evaluation import evaluate
     from neurodiff.pipelines.mind3d import MinD3D
 
     __version__: str
@@ -35,7 +35,7 @@ _PLACES = {
     "Report": "neurodiff.analysis.report",
     "Run": "neurodiff.core.run",
     "Stimuli": "neurodiff.core.stimuli",
-    "evaluate": "neurodiff.pipelines.evaluation",
+    "evaluate": "neurodiff.analysis.evaluation",
     "open_dataset": "neurodiff.datasets.opening",
 }
 

@@ -139,7 +139,7 @@ def decode_simulated_subject(
     run: Run, recipe, settings: StudySettings, seed: int, progress: Progress
 ) -> Outcome:
     """Everything up to the scores."""
-    from neurodiff.analysis.scoring import FactorReader, ScoredShapes
+    from neurodiff.analysis.scoring import FactorReader
     from neurodiff.datasets.simulated.study import factor_table, make_study
     from neurodiff.datasets.simulated.subject import HARD_CEILING
     from neurodiff.pipelines.mind3d import MinD3D
@@ -333,6 +333,9 @@ class _Bench:
 
         self._score(name, codes.tolist(), shapes, truth)
         if keep:
+            if not all(item.done for item in self._items(name, truth)):
+                for _ in self._kept(name, pipe.meshes(codes), truth):  # scored, then lost
+                    pass
             self.outcome.meshes[name] = self._read(name, truth)
 
     def shared(self, name: str, pipe: MinD3D, embedding, which: np.ndarray, truth) -> None:
@@ -448,7 +451,7 @@ def _split_half(study: Study, heard) -> dict[str, float]:
     inside = planted.informative
     return {
         "planted ceiling of trial betas, median of informative vertices": float(
-            np.median(planted.beta_ceiling()[inside])
+            np.median(planted.noise_ceiling()[inside])
         ),
         "correlation of repeats, median of informative vertices": float(np.median(r[inside])),
         "correlation of repeats, median of silent vertices": float(np.median(r[~inside])),

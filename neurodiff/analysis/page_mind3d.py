@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from neurodiff.datasets.simulated.noise import (
     MEASURED_LAG1,
 )
 from neurodiff.datasets.simulated.subject import DEFAULT_CEILING, HARD_CEILING
-from neurodiff.metrics.statistics import bootstrap_interval, way_to_ceiling
+from neurodiff.metrics.statistics import Interval, bootstrap_interval, way_to_ceiling
 
 if TYPE_CHECKING:
     from neurodiff.analysis.demo import Outcome
@@ -102,9 +103,14 @@ def _summary(table: pd.DataFrame, metric: str) -> dict:
     }
 
 
-def _way(outcome: Outcome, name: str, floor: str, statistic=np.mean):
+def _way(outcome: Outcome, name: str, floor: str, statistic=np.mean) -> Interval:
+    """Way from a floor to the ceiling in CD; NaN where the ceiling is no better than the floor."""
     cd = {k: outcome.scores[k].CD.to_numpy(float) for k in (name, floor, CEILING)}
-    return way_to_ceiling(cd[name], cd[floor], cd[CEILING], statistic=statistic)
+    way = way_to_ceiling(cd[name], cd[floor], cd[CEILING], statistic=statistic)
+    if statistic(cd[CEILING]) < statistic(cd[floor]):
+        return way
+    nan = float("nan")
+    return replace(way, value=nan, low=nan, high=nan, note="the ceiling is no better than the floor")
 
 
 def _gates(outcome: Outcome) -> tuple[list[dict], list[str]]:
@@ -168,17 +174,21 @@ def _gates(outcome: Outcome) -> tuple[list[dict], list[str]]:
         )
         within = outcome.scores[ours]["within"].mean()
         findings.append(
-            f"Noise ceiling {noise} a volume{' (hard case)' if suffix else ''}: the decoder goes "
-            f"{ways[RANDOM].value:.0%} of the way from a random object to the ceiling in CD "
-            f"({ways[RANDOM].low:.0%} to {ways[RANDOM].high:.0%}), and {ways[SAME].value:.0%} of "
-            f"the way from a random object of the right category "
-            f"({ways[SAME].low:.0%} to {ways[SAME].high:.0%}); inside the category it tells "
-            f"{within:.0%} of pairs apart (chance 50 %)."
+            f"Noise ceiling {noise} a trial{' (hard case)' if suffix else ''}: in CD the decoder "
+            f"goes {_percent(ways[RANDOM])} of the way from a random object to the ceiling, and "
+            f"{_percent(ways[SAME])} of the way from a random object of the right category; inside "
+            f"the category it tells {within:.0%} of pairs apart (chance 50 %)."
         )
     wins = [g for g in gates if g["passed"] is not None]
     met = sum(bool(g["passed"]) for g in wins)
     findings.append(f"{met} of {len(wins)} bars are met; the table of gates shows each.")
     return gates, findings
+
+
+def _percent(way: Interval) -> str:
+    if np.isnan(way.value):
+        return f"an unknown share ({way.note})"
+    return f"{way.value:.0%} ({way.low:.0%} to {way.high:.0%})"
 
 
 def _factor_table(outcome: Outcome) -> pd.DataFrame:
@@ -254,7 +264,7 @@ def _tables(outcome: Outcome) -> list[tuple[str, pd.DataFrame, str]]:
         (
             "Default and hard case",
             pd.DataFrame(hard),
-            f"Median noise ceiling of a single volume {DEFAULT_CEILING} and {HARD_CEILING}. "
+            f"Median single-trial noise ceiling {DEFAULT_CEILING} and {HARD_CEILING}. "
             "Means, medians in brackets.",
         ),
         (

@@ -57,6 +57,8 @@ class ScoredShapes:
         label: str = "shapes to arrays",
     ) -> ScoredShapes:
         """Sampled, voxelised and rendered. An empty mesh is a point at the origin."""
+        if len(names) == 0:
+            raise UsageError("no meshes to score")
         rows = []
         for mesh, name in progress.over(zip(meshes, names, strict=True), label, len(names)):
             if len(mesh.faces) == 0:

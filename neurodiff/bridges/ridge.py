@@ -99,7 +99,7 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.loo_r2_ = 1 - np.sum((Y - loo) ** 2, axis=0) / np.where(variance > 0, variance, np.nan)
         return self
 
-    def predict(self, X) -> Float[np.ndarray, "..."]:
+    def predict(self, X) -> Float[np.ndarray, ...]:
         """(n, features) -> (n, targets), or (n,) if fitted on a one-dimensional ``y``."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)

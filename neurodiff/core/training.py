@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import shutil
 import uuid
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from neurodiff.core.atomic import write_error
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.seeds import item_seed, numpy_generator, torch_generator
@@ -86,26 +88,29 @@ def train(
 
     Parameters
     ----------
-    loss : called once a micro-batch with the item indices and a generator seeded by (seed, step).
+    loss : called once a micro-batch with the item indices and a generator seeded by (seed, step);
+        a mean over the items. torch's own generator on the CPU is seeded by them, too (dropout).
     folder : where checkpoints go; an interrupted run continues from the newest whole one.
     parameters : those to train; ``None``: all that require a gradient.
     after_step : called with the step's number after each optimiser step (codebook upkeep).
 
     Raises
     ------
-    UsageError : no items, or no steps.
-    DataError : the loss is not finite (says at which step).
+    UsageError : no items, no steps, or fewer items in a batch than parts to accumulate.
+    DataError : the loss is not finite (says at which step); the disk is full.
     """
     import torch
-    from accelerate import Accelerator
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     if n_items < 1 or settings.steps < 1:
         raise UsageError(f"{stage}: {n_items} items and {settings.steps} steps: nothing to train")
-    accelerator = Accelerator(
-        mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulate
-    )
+    if not 1 <= settings.accumulate <= settings.batch_size:
+        raise UsageError(
+            f"{stage}: a batch of {settings.batch_size} cannot be accumulated from "
+            f"{settings.accumulate} parts; accumulate must lie between 1 and batch_size"
+        )
     chosen = parameters or [p for p in model.parameters() if p.requires_grad]
+    accelerator = _accelerator(settings, chosen)
     optimizer = torch.optim.AdamW(
         chosen,
         lr=settings.learning_rate,
@@ -126,16 +131,20 @@ def train(
         generator = torch_generator(key)
         rows = batch_indices(step, n_items, settings.batch_size, seed, stage)
         terms: dict[str, float] = {}
-        for part in np.array_split(rows, settings.accumulate):
-            with accelerator.accumulate(wrapped), accelerator.autocast():
-                values = loss(wrapped, part, generator)
-                accelerator.backward(values["loss"])
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(chosen, settings.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + float(value.detach()) / settings.accumulate
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key)
+            for part in np.array_split(rows, settings.accumulate):
+                share = len(part) / len(rows)  # parts may differ in length by one
+                with accelerator.accumulate(wrapped), accelerator.autocast():
+                    values = loss(wrapped, part, generator)
+                    # accelerate divides by the number of parts
+                    accelerator.backward(values["loss"] * (share * settings.accumulate))
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(chosen, settings.clip_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                for name, value in values.items():
+                    terms[name] = terms.get(name, 0.0) + float(value.detach()) * share
         if not math.isfinite(terms["loss"]):
             raise DataError(
                 f"{stage}: the loss became {terms['loss']} at step {step}; "
@@ -151,6 +160,7 @@ def train(
         due = (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps
         if folder is not None and due and accelerator.is_main_process:
             _save(folder, step + 1, model, optimizer, ema)
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # no autocast after training
     if ema is not None:
         model.load_state_dict(ema.module.state_dict())
     model.eval()
@@ -163,23 +173,46 @@ def remove_checkpoints(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _accelerator(settings: TrainingSettings, parameters: list[nn.Parameter]):
+    """An accelerator of this training alone, on the device where the parameters lie.
+
+    accelerate keeps one state a process and refuses a second precision or device; each stage of a
+    pipeline has its own.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=parameters[0].device.type == "cpu",
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulate,
+    )
+
+
 def _save(folder: Path, step: int, model, optimizer, ema) -> None:
     import torch
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{uuid.uuid4().hex}"
-    partial.mkdir()
+    target = folder / f"checkpoint-{step:07d}"
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if ema is not None:
         state["ema"] = ema.state_dict()
-    with open(partial / "state.pt", "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    target = folder / f"checkpoint-{step:07d}"
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)  # a checkpoint is whole or absent
+    try:
+        partial.mkdir(parents=True)
+        with open(partial / "state.pt", "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)  # a checkpoint is whole or absent
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for old in sorted(folder.glob("checkpoint-*"))[:-2]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -199,7 +232,7 @@ def _resume(folder: Path | None, model, optimizer, ema) -> int:
             optimizer.load_state_dict(state["optimizer"])
             if ema is not None:
                 ema.load_state_dict(state["ema"])
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError):
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             continue  # a truncated file: the one before it is whole
         return int(state["step"])
     return 0

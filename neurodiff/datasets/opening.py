@@ -19,6 +19,7 @@ from neurodiff.datasets.fmri_shape import FMRIShape
 from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
+from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +28,15 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_shape": FMRIShape.open,
     "haxby2001": Haxby2001.open,
     "csv": open_manifest,
+    "simulated_objects": open_simulated,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape": check_fmri_shape,
     "haxby2001": Haxby2001.check,
     "csv": check_manifest,
+    "simulated_objects": check_simulated,
 }
+MADE_FROM_A_SEED = ("simulated_objects",)  # readers that need no folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +70,19 @@ def open_dataset(
 
     Parameters
     ----------
-    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, a card's name or a card's path.
-    root : folder of the data; may be left out where the card states one.
+    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, ``"simulated_objects"``, a card's name or
+        a card's path.
+    root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"`` every subject.
-    options : of the reader: see `FMRIShape.open`, `Haxby2001.open` and `open_manifest`.
+    options : of the reader: see `FMRIShape.open`, `Haxby2001.open`, `open_manifest` and
+        `open_simulated`.
 
     Raises
     ------
     UsageError : unknown name or option, or no root.
     DataError : data missing or broken.
     """
-    reader, folder, settings = _resolve(name, root, options)
+    reader, folder, settings = resolve(name, root, options)
     if subject is not None:
         settings["subject"] = subject
     _check_options(name, OPENERS[reader], settings)
@@ -99,7 +105,7 @@ def check_dataset(
     ------
     UsageError : unknown name, or no root.
     """
-    reader, folder, settings = _resolve(name, root, options)
+    reader, folder, settings = resolve(name, root, options)
     if reader != "csv":  # the other readers' options do not change what has to be there
         settings = {}
     return as_table(CHECKERS[reader](folder, subject=subject, **settings))
@@ -115,10 +121,16 @@ def read_card(name: str | Path) -> Card:
     return load(name, Card, kind="datasets")
 
 
-def _resolve(
-    name: str, root: str | Path | None, options: dict[str, Any]
+def resolve(
+    name: str, root: str | Path | None = None, options: dict[str, Any] | None = None
 ) -> tuple[str, Path, dict[str, Any]]:
-    """Reader, folder and options of a name."""
+    """Reader, folder and options behind a name, with those of its card filled in.
+
+    Raises
+    ------
+    UsageError : unknown name, a card that opens nothing, or no root.
+    """
+    options = options or {}
     reader: str | None = name if name in OPENERS else None
     settings = dict(options)
     if reader is None:
@@ -132,6 +144,8 @@ def _resolve(
             )
         reader, settings = card.reader, {**card.options, **options}
         root = card.root if root is None else root
+    if reader in MADE_FROM_A_SEED:
+        return reader, Path(), settings
     if root is None:
         raise UsageError(f"{name} needs root, the folder of the data")
     return reader, Path(root).expanduser(), settings

@@ -23,7 +23,11 @@ class ViewEmbedding:
 
     @classmethod
     def fit(cls, views: UInt8[np.ndarray, "n k h w"], dim: int, *, whiten: float = 0.5):
-        """``whiten``: 0 keeps each component's own spread, 1 makes all spreads equal."""
+        """Principal components of ``views``.
+
+        ``whiten``: 0 keeps each component's own spread, 1 makes all spreads equal. n objects have
+        at most n - 1 components; those that they lack are 0 for every object.
+        """
         pixels = _pixels(views)
         mean = pixels.mean(axis=0)
         centred = pixels - mean
@@ -35,9 +39,14 @@ class ViewEmbedding:
         else:
             values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
             values, axes = values[::-1][:dim], axes[:, ::-1][:, :dim]
-        spread = np.sqrt(np.maximum(values, 1e-9) / len(pixels))
+        there = values > 1e-6 * max(values[0], 1e-9)  # the rest is rounding
+        axes, values = axes[:, there], values[there]
+        scale = np.sqrt(values / len(pixels)) ** whiten
+        missing = dim - len(scale)
         return cls(
-            mean.astype(np.float32), axes.astype(np.float32), (spread**whiten).astype(np.float32)
+            mean.astype(np.float32),
+            np.pad(axes, ((0, 0), (0, missing))).astype(np.float32),
+            np.pad(scale, (0, missing), constant_values=1.0).astype(np.float32),
         )
 
     def __call__(self, views: UInt8[np.ndarray, "n k h w"]) -> Float[np.ndarray, "n d"]:

@@ -89,10 +89,18 @@ def bank_from_stimuli(
 
     Raises
     ------
-    DataError : a stimulus has no mesh, or an empty one (the message names it).
+    DataError : a stimulus has no mesh, or one without a shape (the message names it).
     """
 
     def arrays_of(name: str):
+        try:
+            return made(name)
+        except DataError as error:
+            if repr(name) in str(error):
+                raise
+            raise DataError(f"the mesh of stimulus {name!r} is of no use: {error}") from error
+
+    def made(name: str):
         stimulus = stimuli[name]
         mesh = stimulus.mesh()
         if len(mesh.faces) == 0:
@@ -103,7 +111,7 @@ def bank_from_stimuli(
         surface = sample_surface(closed, n_surface, rng).astype(np.float16)
         near = sample_surface(closed, n_queries // 2, rng)
         width = np.where(np.arange(len(near)) % 2, 0.05, 0.015)[:, None]
-        near = near + width * rng.standard_normal(near.shape)
+        near = np.clip(near + width * rng.standard_normal(near.shape), -0.55, 0.55)
         uniform = rng.uniform(-0.55, 0.55, (n_queries - len(near), 3))
         queries = np.concatenate([near, uniform]).astype(np.float16)
         occupied = occupancy_of(closed, queries.astype(np.float32))

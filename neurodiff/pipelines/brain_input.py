@@ -38,17 +38,21 @@ class BrainInput:
     @classmethod
     def fit(cls, recording: Recording, *, patch_size: int, image_size: int) -> BrainInput:
         """Mean and SD of each vertex over trials and frames; the patches of its space."""
+        # sums of differences from one frame: those of a constant vertex are exactly 0
+        origin = _frames(recording.data[:1])[0, 0].astype(np.float64)
         total = np.zeros(recording.n_features)
         square = np.zeros(recording.n_features)
         count = 0
         for start in range(0, recording.n_trials, 64):
-            block = _frames(recording.data[start : start + 64]).astype(np.float64)
+            block = _frames(recording.data[start : start + 64]).astype(np.float64) - origin
             total += block.sum(axis=(0, 1))
             square += (block**2).sum(axis=(0, 1))
             count += block.shape[0] * block.shape[1]
-        mean = total / count
-        std = np.sqrt(np.maximum(square / count - mean**2, 0))
-        std[std < 1e-6] = np.inf  # a constant vertex tells nothing: it reads as zero
+        shift = total / count
+        std = np.sqrt(np.maximum(square / count - shift**2, 0))
+        mean = origin + shift
+        # a vertex that is constant, to the precision of float32, tells nothing: it reads as zero
+        std[std <= 1e-6 * np.abs(mean)] = np.inf
         index, kept, side = _patches(recording, patch_size, image_size)
         return cls(
             recording.space.name,
@@ -133,6 +137,10 @@ class _AtVertices:
 
 def _frames(data: np.ndarray) -> np.ndarray:
     """Betas without frames are trials of one frame."""
+    if data.ndim not in (2, 3):
+        raise UsageError(
+            f"trials have shape {data.shape[1:]}; this model reads (features,) or (frames, features)"
+        )
     return data[:, None, :] if data.ndim == 2 else data
 
 

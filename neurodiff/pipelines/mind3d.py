@@ -13,6 +13,7 @@ The published code has no trainer for the tokenizer and the shape decoder; both 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 
 from neurodiff.bridges.prior import denoising_loss, sample_embeddings
 from neurodiff.bridges.ridge import MultiTargetRidge
-from neurodiff.core.config import load
+from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
@@ -37,13 +38,14 @@ from neurodiff.diffusion.paths import cosine
 from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
 from neurodiff.geometry.mise import extract, grid_to_mesh
-from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.models.codebook import code_usage, reseed_dead_codes
+from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
 from neurodiff.pipelines.stages import Stages
 
 if TYPE_CHECKING:
+    import pandas as pd
     import trimesh
 
     from neurodiff.core.run import Run
@@ -79,7 +81,8 @@ class MinD3D:
 
     def __init__(self, recipe: MinD3DRecipe):
         self.recipe = recipe
-        self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
+        with _seeded(0, "shapes"):
+            self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
         self.path = cosine(recipe.bridge.network.timesteps)
         self.embedding: ViewEmbedding | None = None
         self.brain: BrainInput | None = None
@@ -91,6 +94,19 @@ class MinD3D:
     def from_recipe(cls, recipe: str | Path, overrides: Sequence[str] = ()) -> MinD3D:
         """By name (``pipelines/*.yaml``) or path; ``overrides`` are "key.sub=value"."""
         return cls(load(recipe, MinD3DRecipe, list(overrides)))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> MinD3D:
+        """A fitted pipeline from a folder of `save_pretrained`, or of a run."""
+        from neurodiff.pipelines.mind3d_files import from_pretrained
+
+        return from_pretrained(folder)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write what is fitted: JSON and safetensors, one sub-folder a component."""
+        from neurodiff.pipelines.mind3d_files import save_pretrained
+
+        return save_pretrained(self, folder)
 
     # ------------------------------------------------------------------ fitting
 
@@ -146,7 +162,12 @@ class MinD3D:
         )
         stages.do(
             "shape-decoder",
-            settings={"decoder": recipe.decoder, "embedding": recipe.embedding},
+            settings={
+                "size": recipe.decoder.size,
+                "training": recipe.decoder.training,
+                "condition_noise": recipe.decoder.condition_noise,
+                "embedding": recipe.embedding,
+            },
             inputs=[key, str(seed), first],
             version=1,
             fit=lambda folder, log: self._fit_decoder(bank, seed, folder, log, progress),
@@ -202,9 +223,9 @@ class MinD3D:
             )
         if settings.anchor == "ridge":  # start exactly at the anchor
             nn.init.zeros_(networks.prior_network.causal_transformer.project_out.weight)
-        bridged = stages.do(
+        stages.do(
             f"bridge{name}",
-            settings=settings,
+            settings={k: v for k, v in dump(settings).items() if k not in _ONLY_AT_SAMPLING},
             inputs=[*key, anchored],
             version=1,
             fit=lambda folder, log: self._fit_bridge(
@@ -214,26 +235,33 @@ class MinD3D:
             restore=networks.load_state_dict,
         )
         adapters = nn.ParameterList(self.shapes.transformer_model.adapter_parameters())
-        for block in self.shapes.transformer_model.blocks:
-            if block.adapter is not None:  # back to the identity: another recording may have
-                nn.init.zeros_(block.adapter.x_fc2.weight)  # been fitted before
-                nn.init.zeros_(block.adapter.x_fc2.bias)
-        stages.do(
-            f"adapters{name}",
-            settings={"decoder": self.recipe.decoder},
-            inputs=[*key, bridged],
-            version=1,
-            fit=lambda folder, log: self._fit_adapters(
-                bank, shown, adapters, seed, folder, log, progress
-            ),
-            state=adapters.state_dict,
-            restore=adapters.load_state_dict,
-        )
+        self._reset_adapters(seed)
+        if len(adapters):
+            stages.do(
+                f"adapters{name}",
+                settings={"size": self.recipe.decoder.size, "adapters": self.recipe.decoder.adapters},
+                inputs=[*key, anchored, _weights_hash(self.shapes)],
+                version=1,
+                fit=lambda folder, log: self._fit_adapters(
+                    bank, shown, adapters, seed, folder, log, progress
+                ),
+                state=adapters.state_dict,
+                restore=adapters.load_state_dict,
+            )
         networks.eval()
         self.shapes.eval()
         again = {gate["stage"] for gate in stages.gates}
         self.gates = [gate for gate in self.gates if gate["stage"] not in again] + stages.gates
         return self
+
+    def _reset_adapters(self, seed: int) -> None:
+        """To the identity: another recording may have been fitted before."""
+        with _seeded(seed, "adapters"):
+            for block in self.shapes.transformer_model.blocks:
+                if block.adapter is not None:
+                    nn.init.normal_(block.adapter.x_fc1.weight, std=0.02)
+                    for values in (block.adapter.x_fc1.bias, *block.adapter.x_fc2.parameters()):
+                        nn.init.zeros_(values)
 
     def _fit_tokenizer(self, bank, seed, folder, log, progress) -> dict:
         """Reconstruct occupancy at labelled points from surface points."""
@@ -391,7 +419,10 @@ class MinD3D:
         results = []
         for k in range(samples):
             embedding = self.predict_embedding(recording, sample=k, seed=seed, bridge=bridge)
-            codes = self.codes_from_embedding(embedding)
+            generators = None
+            if self.recipe.decoder.temperature > 0:
+                generators = _generators(recording.trials, seed, k, "codes")
+            codes = self.codes_from_embedding(embedding, generators=generators)
             for i, mesh in enumerate(
                 progress.over(self.meshes(codes), f"decoding, sample {k}", len(codes))
             ):
@@ -434,18 +465,7 @@ class MinD3D:
             frames = brain.standardised(recording.data[start : start + len(trials)])
             frames = frames[:, frames_at_test(frames.shape[1], settings.frames)]
             maps = torch.from_numpy(frames.reshape(-1, frames.shape[-1]))
-            generators = [
-                torch_generator(
-                    item_seed(
-                        seed,
-                        subject=row.subject,
-                        stimulus=f"{row.stimulus} r{row.repeat}",
-                        sample=sample,
-                        stage="bridge",
-                    )
-                )
-                for row in trials.itertuples()
-            ]
+            generators = _generators(trials, seed, sample, "bridge")
             anchor = torch.from_numpy(anchors[start : start + len(trials)])
             parts.append(
                 sample_embeddings(
@@ -488,19 +508,37 @@ class MinD3D:
 
     @torch.no_grad()
     def codes_from_embedding(
-        self, embedding: Float[np.ndarray, "n d"], *, use_adapters: bool = True
+        self,
+        embedding: Float[np.ndarray, "n d"],
+        *,
+        use_adapters: bool = True,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> Int[np.ndarray, "n codes"]:
-        """Greedy shape codes; ``use_adapters=False`` for embeddings that are not predictions."""
-        decoder = self.shapes.transformer_model
-        parts = [
-            decoder.generate(part, greedy=True, use_adapters=use_adapters)
-            for part in torch.from_numpy(embedding).split(128)
-        ]
+        """Shape codes: the most likely ones, or drawn at the recipe's temperature.
+
+        ``use_adapters=False`` for embeddings that are not predictions; ``generators``, one an item,
+        to draw (a recipe with temperature 0 is greedy all the same).
+        """
+        self._fitted("embedding")
+        decoder, settings = self.shapes.transformer_model, self.recipe.decoder
+        parts = []
+        for start in range(0, len(embedding), 128):
+            part = slice(start, start + 128)
+            how: dict = {"greedy": True}
+            if generators is not None and settings.temperature > 0:
+                how = {
+                    "temperature": settings.temperature,
+                    "top_k": settings.top_k,
+                    "generators": generators[part],
+                }
+            condition = torch.from_numpy(embedding[part])
+            parts.append(decoder.generate(condition, use_adapters=use_adapters, **how))
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def encode(self, bank: ShapeBank, *, batch: int = 64) -> Int[np.ndarray, "n codes"]:
         """Codes of known shapes."""
+        self._fitted("embedding")
         model, n = self.shapes.vqvae_model, self.recipe.tokenizer.n_points
         was_training = model.training
         model.eval()
@@ -514,6 +552,7 @@ class MinD3D:
     @torch.no_grad()
     def meshes(self, codes: Int[np.ndarray, "n codes"]) -> Iterator[trimesh.Trimesh]:
         """The mesh of each row of codes: occupancy is asked only near the surface."""
+        self._fitted("embedding")
         settings, model = self.recipe.mesh, self.shapes.vqvae_model
         level = float(np.log(settings.threshold / (1 - settings.threshold)))
         for part in torch.from_numpy(codes).split(16):
@@ -554,6 +593,20 @@ class MinD3D:
             ),
             "code accuracy (training objects)": float((logits.argmax(-1) == codes).float().mean()),
         }
+
+
+#: settings of the bridge that its training does not read
+_ONLY_AT_SAMPLING = {"candidates", "steps", "eta", "choose"}
+
+
+def _weights_hash(shapes: ShapeGenerator) -> str:
+    """Of tokenizer and shape decoder, without the adapters."""
+    digest = hashlib.sha256()
+    for name, tensor in shapes.state_dict().items():
+        if ".adapter." not in name:
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + raw.numpy().tobytes())
+    return digest.hexdigest()
 
 
 class _TokenizerTraining(nn.Module):
@@ -609,6 +662,24 @@ def _renormed(embedding: Tensor) -> Tensor:
     return F.normalize(embedding, dim=-1) * embedding.shape[-1] ** 0.5
 
 
+def _generators(
+    trials: pd.DataFrame, seed: int, sample: int, stage: str
+) -> list[torch.Generator]:
+    """One a trial; what it draws depends on nothing but the trial, the sample and the seed."""
+    return [
+        torch_generator(
+            item_seed(
+                seed,
+                subject=row.subject,
+                stimulus=f"{row.stimulus} r{row.repeat}",
+                sample=sample,
+                stage=stage,
+            )
+        )
+        for row in trials.itertuples()
+    ]
+
+
 @contextlib.contextmanager
 def _seeded(seed: int, what: str) -> Iterator[None]:
     """Constructors of layers draw from torch's global state; fix it and put it back."""
@@ -634,7 +705,7 @@ _RIDGE = ("coef_", "intercept_", "alpha_", "loo_predictions_")
 
 
 def _ridge_state(ridge: MultiTargetRidge) -> dict[str, Tensor]:
-    return {name: torch.tensor(getattr(ridge, name), dtype=torch.float32) for name in _RIDGE}
+    return {name: torch.tensor(getattr(ridge, name), dtype=torch.float64) for name in _RIDGE}
 
 
 def _restore_ridge(ridge: MultiTargetRidge, state: dict[str, Tensor]) -> None:

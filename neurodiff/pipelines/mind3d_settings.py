@@ -53,7 +53,6 @@ class BridgeSettings:
     anchor : "ridge" gives the bridge one more condition token, the ridge prediction (in training
         the exact leave-one-out one), and the network predicts what to add to it. "none" is the
         published graph.
-    contrastive : weight of the published symmetric contrastive term on the cls tokens.
     input_noise : SD of white noise added to standardised vertices in training.
     """
 
@@ -63,7 +62,6 @@ class BridgeSettings:
     aggregated_tokens: int = 16
     frames: int = 6
     anchor: Literal["ridge", "none"] = "ridge"
-    contrastive: float = 0.0
     input_noise: float = 0.5
     condition_dropout: float = 0.1
     candidates: int = 8

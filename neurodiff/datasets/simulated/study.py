@@ -63,7 +63,7 @@ class Study:
         return [name for name, s in zip(self.bank.ids, self.split, strict=True) if s == split]
 
     def subject(self, number: int = 1, *, ceiling: float = DEFAULT_CEILING) -> PlantedSubject:
-        """Subject ``number`` at a median single-volume noise ceiling."""
+        """Subject ``number`` at a median single-trial noise ceiling."""
         key = (number, ceiling)
         if key not in self._planted:
             self._planted[key] = plant_subject(
@@ -107,8 +107,17 @@ def make_study(
     progress: Progress = SILENT,
 ) -> Study:
     """Make the objects (in ``workers`` processes; the result does not depend on their number)."""
-    known = CATEGORIES[: settings.n_categories]
+    if not 1 <= settings.n_categories <= len(CATEGORIES):
+        raise UsageError(
+            f"n_categories is {settings.n_categories}; there are 1 to {len(CATEGORIES)}"
+        )
     n_train, n_test = settings.train_per_category, settings.test_per_category
+    if n_train * settings.n_categories < 2 or min(n_test, settings.unseen_per_category) < 0:
+        raise UsageError(
+            f"{n_train} training, {n_test} test and {settings.unseen_per_category} unseen objects "
+            "a category: there must be at least two to train on, and no count below 0"
+        )
+    known = CATEGORIES[: settings.n_categories]
     parts = {
         "train": make_objects(n_train, seed=seed, categories=known),
         "test": make_objects(n_test, seed=seed, categories=known, start=n_train),
@@ -135,9 +144,14 @@ def bank_from_objects(
     seed: int = 0,
     workers: int = 2,
     progress: Progress = SILENT,
+    size: int = 60,
 ) -> ShapeBank:
-    """Arrays with exact occupancy; each object's depend on its own id and ``seed`` only."""
-    size = 60
+    """Arrays with exact occupancy; each object's depend on its own id and ``seed`` only.
+
+    ``size`` objects are a job of one worker; up to two jobs are done in this process.
+    """
+    if len(objects) == 0 or workers < 1:
+        raise UsageError(f"{len(objects)} objects and {workers} workers: nothing to simulate")
     jobs = [(list(objects[k : k + size]), seed) for k in range(0, len(objects), size)]
     if workers > 1 and len(jobs) > 2:
         # spawned, not forked: the parent may hold threads of torch or open3d

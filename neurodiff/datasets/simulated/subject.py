@@ -9,15 +9,15 @@ on the real fsLR-32k vertices. What a decoder can find, where, and how much, is 
 smooth along the cortex, partly shared between subjects and partly individual.
 ``h``: haemodynamic response to 8 s of viewing at TR 0.8 s, 10 frames from 4 s after onset.
 ``noise``: unit variance, AR(1) in time and smooth in space as fitted to real residuals (noise.py).
-``a_v``: set from the noise ceiling of one volume at the peak of the response (h = 1), which holds
-in closed form; so does the ceiling of the trial's response amplitude (the least-squares weight of
-``h`` over the 10 volumes, what a GLM calls a beta), which is higher because volumes are averaged:
+``a_v``: set from the noise ceiling of the trial's response amplitude (the least-squares weight of
+``h`` over the 10 volumes, what a GLM calls a single-trial beta), which holds in closed form; the
+ceiling of one volume at the peak of the response (h = 1) is lower, since nothing is averaged:
 
-    volume  a_v^2 / (a_v^2 + 1)
     beta    a_v^2 / (a_v^2 + var_beta),   var_beta = h'Rh / (h'h)^2,   R[i,j] = rho^|i-j|
+    volume  a_v^2 / (a_v^2 + 1)
 
-The default is a median of 0.10 for a volume of a single trial (0.34 for its beta); the hard case is
-0.03 (0.12 for the beta, about what single-trial betas of images shown for 3 s have).
+The default is a median of 0.10 for the beta of a single trial (0.024 for its peak volume), the hard
+case 0.03 (0.007).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FeatureSpace:
         _, _, axes = np.linalg.svd(_subset(occupancy - self._mean), full_matrices=False)
         self._axes = axes[: self.N_SHAPE].T
         raw = self._raw(views, grids, categories)
-        self._scale = {name: (v.mean(axis=0), v.std(axis=0) + 1e-6) for name, v in raw.items()}
+        self._scale = {name: (v.mean(axis=0), _spread(v)) for name, v in raw.items()}
 
     def __call__(self, views, grids, categories: list[str]) -> StimulusFeatures:
         raw = self._raw(views, grids, categories)
@@ -130,14 +130,14 @@ class PlantedSubject:
         return self.amplitude > 0
 
     def noise_ceiling(self, repeats: int = 1) -> np.ndarray:
-        """Share of a peak volume's variance, averaged over ``repeats``, that the stimulus explains."""
-        signal = self.amplitude**2
-        return signal / (signal + 1 / repeats)
-
-    def beta_ceiling(self, repeats: int = 1) -> np.ndarray:
-        """The same share for the response amplitude of a trial (all its volumes)."""
+        """Share of the variance of a mean of ``repeats`` trial betas that the stimulus explains."""
         signal = self.amplitude**2
         return signal / (signal + beta_variance(self.rho) / repeats)
+
+    def volume_ceiling(self, repeats: int = 1) -> np.ndarray:
+        """The same share for one volume at the peak of the response."""
+        signal = self.amplitude**2
+        return signal / (signal + 1 / repeats)
 
     def signal(self, features: StimulusFeatures) -> Float[np.ndarray, "stimuli vertices"]:
         """Noise-free response amplitude of each stimulus."""
@@ -147,14 +147,14 @@ class PlantedSubject:
     def areas_table(self) -> pd.DataFrame:
         """One row an area: what was planted."""
         family_of = {area: family for family, areas in TUNING.items() for area in areas}
-        volume, beta = self.noise_ceiling(), self.beta_ceiling()
+        beta, volume = self.noise_ceiling(), self.volume_ceiling()
         rows = [
             {
                 "area": area,
                 "carries": family_of.get(area, "nothing"),
                 "vertices": int(mask.sum()),
-                "median noise ceiling, one volume": float(np.median(volume[mask])),
-                "median noise ceiling, trial beta": float(np.median(beta[mask])),
+                "median noise ceiling, single trial": float(np.median(beta[mask])),
+                "median noise ceiling, peak volume": float(np.median(volume[mask])),
             }
             for area, mask in self.cortex.areas.items()
             if not area.startswith(("L_", "R_"))
@@ -177,14 +177,17 @@ def plant_subject(
     Parameters
     ----------
     reference : features of the stimuli over which a vertex's signal has unit variance.
-    median_ceiling : median noise ceiling of the informative vertices, of one volume at the peak of
-        a single trial's response; in (0, 1).
-    individual : share of the tuning variance that other subjects do not have, 0 to 1.
+    median_ceiling : median single-trial noise ceiling (of betas) of the informative vertices, in
+        (0, 1).
+    individual : share of the tuning variance that other subjects do not have, 0 to 1; in contrast
+        areas, of where the receptive fields are displaced to.
 
     Raises
     ------
-    UsageError : a share is outside its range.
+    UsageError : a share is outside its range, or there are fewer than two reference stimuli.
     """
+    if len(reference) < 2:
+        raise UsageError(f"{len(reference)} reference stimuli; a signal's variance needs two")
     if not 0 < median_ceiling < 1:
         raise UsageError(f"median_ceiling is {median_ceiling}; it is a share between 0 and 1")
     if not 0 <= individual <= 1:
@@ -218,7 +221,7 @@ def plant_subject(
     snr = median_ceiling / (1 - median_ceiling) * np.exp(0.6 * mixed("gain", 1)[0])
     inside_median = np.median(snr[informative])
     snr *= median_ceiling / (1 - median_ceiling) / inside_median
-    amplitude = np.where(informative, np.sqrt(snr), 0.0)
+    amplitude = np.where(informative, np.sqrt(snr * beta_variance(rho)), 0.0)
     return PlantedSubject(
         subject, seed, cortex, weights, amplitude.astype(np.float32), rho, fwhm_mm
     )
@@ -244,6 +247,8 @@ def record(
     """
     if len(stimuli) != len(features):
         raise UsageError(f"{len(stimuli)} stimuli, but features of {len(features)}")
+    if len(stimuli) < 1 or repeats < 1:
+        raise UsageError(f"{len(stimuli)} stimuli shown {repeats} times: nothing to record")
     subject_name = f"sim-{planted.subject:02d}"
     signal = planted.signal(features)
     response = haemodynamic_response()
@@ -330,6 +335,13 @@ def _coarse(grids: np.ndarray) -> np.ndarray:
     n, g = grids.shape[:2]
     blocks = grids.reshape(n, g // 2, 2, g // 2, 2, g // 2, 2)
     return blocks.mean(axis=(2, 4, 6), dtype=np.float32).reshape(n, -1)
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation of each feature, at least a tenth of the typical one: a corner of the
+    picture that no reference object reaches must not become huge when a new object does."""
+    spread = values.std(axis=0)
+    return np.maximum(spread, max(0.1 * np.sqrt(np.mean(spread**2)), 1e-6))
 
 
 def _subset(rows: np.ndarray, most: int = 1000) -> np.ndarray:

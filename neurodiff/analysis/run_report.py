@@ -1,0 +1,257 @@
+"""The page about runs that `fit` and `reconstruct` made.
+
+Items whose stimulus has a mesh are pairs, truth beside reconstruction, with their scores. Items
+without one, such as recordings whose objects are not distributed, are a plumbing check: the
+picture that was shown beside what came out, and no claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.analysis.decoding import Stored, by_source, stored_results
+from neurodiff.analysis.evaluation import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    NO_TRUTH,
+    Evaluation,
+    true_meshes,
+)
+from neurodiff.analysis.report import Pair, Report, ReportData
+from neurodiff.core.errors import MissingDataError, UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.run import Run
+from neurodiff.core.safe_io import read_json, write_json
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.geometry.views import view_strip
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_PAIRS = 24
+MOST_CHECKS = 12
+STILL = 160
+DESCRIPTIONS = {
+    "CD": "Chamfer distance: squared, two-sided, 2,048 points a side, x 1e2",
+    "F@2%": "F-score at 2 % of the longest side",
+    "IoU": "volume intersection over union at 32^3 voxels",
+    "within": "2-way identification among shown objects of the same category, by rendered views",
+    "EMD": "earth mover's distance, exact, 512 points a side, x 1e2",
+}
+
+
+def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Path:
+    """Write the page to ``out`` and its numbers beside it, as ``.json`` and in the runs' folders.
+
+    Raises
+    ------
+    UsageError : no run, or one that is named twice.
+    MissingDataError : a run without reconstructions.
+    """
+    folders = [run.folder.resolve() for run in runs]
+    if not folders or len(set(folders)) < len(folders):
+        raise UsageError("name each run once" if folders else "name at least one run folder")
+    page = Report(report_data(runs, progress))
+    numbers = page.to_json()
+    path = page.save(out)
+    write_json(out.with_suffix(".json"), numbers)
+    if len(runs) == 1:
+        runs[0].write_report_json(numbers)
+    return path
+
+
+def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
+    """Everything the page shows."""
+    from neurodiff.analysis.verbs import score_run
+
+    conditions: dict[str, dict[str, Any]] = {}
+    pairs: list[Pair] = []
+    plumbing: list[Pair] = []
+    headline: list[str] = []
+    gates: list[dict[str, Any]] = []
+    provenance: dict[str, Any] = {}
+    metrics: list[str] = []
+    notes: list[str] = []
+    simulated = False
+    for run in runs:
+        stored = stored_results(run)
+        table = _scores(run, stored)
+        if table is None:
+            progress.say(f"scoring {run.folder.name}")
+            table = score_run(run, full=False, progress=progress)
+        simulated |= any(one.simulated for one in stored) or bool(run.inputs.get("simulated"))
+        provenance[run.folder.name] = _provenance(run)
+        gates += _gates(run, prefix=f"{run.folder.name}: " if len(runs) > 1 else "")
+        for source, group in by_source(stored):
+            stimuli = source.stimuli()
+            scores = table.set_index("key").loc[[one.key for one in group]]
+            known = ~scores["note"].fillna("").str.startswith(NO_TRUTH).to_numpy()
+            label = f"{run.folder.name}, {source.name}" if len(runs) > 1 else source.name
+            scored = [one for one, yes in zip(group, known, strict=True) if yes]
+            blind = [one for one, yes in zip(group, known, strict=True) if not yes]
+            if scored:
+                part = Evaluation(scores[known].reset_index(), "neurodiff-1")
+                summary = part.summary()
+                metrics += [name for name in summary.index if name not in metrics]
+                conditions[label] = {"role": "ours"} | {
+                    name: row.to_dict() for name, row in summary.iterrows()
+                }
+                row = summary.loc["CD"]
+                headline.append(
+                    f"{label}: {len(scored)} reconstructions of {int(row['n'])} stimuli, mean CD "
+                    f"{row['mean']:.2f} (median {row['median']:.2f})."
+                )
+                pairs += _pairs(scored, scores[known], stimuli, progress)
+            if blind:
+                headline.append(
+                    f"{label}: {len(blind)} recordings without a mesh of the stimulus went through "
+                    "the chain; this checks the plumbing and says nothing about decoding."
+                )
+                plumbing += [_check(one, stimuli) for one in blind[:MOST_CHECKS]]
+                if len(blind) > MOST_CHECKS:
+                    notes.append(f"{label}: {MOST_CHECKS} of {len(blind)} plumbing items are shown.")
+    notes.append(
+        "Scores of this page have no baselines or ceiling beside them; `neurodiff demo` measures "
+        "these on the same chain."
+    )
+    return ReportData(
+        title="MinD-3D: reconstructions of " + (runs[0].folder.name if len(runs) == 1 else "runs"),
+        subtitle=f"{len(pairs)} pairs and {len(plumbing)} plumbing checks",
+        simulated=simulated,
+        headline=headline,
+        provenance=provenance,
+        gates=gates,
+        conditions=pd.DataFrame.from_dict(conditions, orient="index"),
+        metrics=[_metric(name) for name in metrics],
+        pairs=pairs,
+        plumbing=plumbing,
+        notes=notes,
+    )
+
+
+def _scores(run: Run, stored: list[Stored]) -> pd.DataFrame | None:
+    """The run's table of scores, if it is there and holds every item."""
+    try:
+        table = run.read_scores()
+    except MissingDataError:
+        return None
+    have = set(table["key"]) if {"key", "note", "CD"} <= set(table.columns) else set()
+    return table if stored and {one.key for one in stored} <= have else None
+
+
+def _pairs(
+    stored: list[Stored], scores: pd.DataFrame, stimuli: Stimuli, progress: Progress
+) -> list[Pair]:
+    """A fixed random draw, and the best, median and worst by CD."""
+    chosen = _chosen(scores["CD"].to_numpy(float))
+    truths = true_meshes(stimuli, [stored[k].result.stimulus for k in chosen])
+    names = [name for name in (*METRICS, "EMD") if name in scores]
+    pairs = []
+    for k in progress.over(list(chosen), "pictures"):
+        result = stored[k].result
+        stimulus, truth = stimuli[result.stimulus], truths[result.stimulus]
+        again = f", repeat {result.repeat}" if result.repeat > 1 else ""
+        pairs.append(
+            Pair(
+                stimulus=result.stimulus,
+                category=stimulus.category,
+                caption=(stimulus.caption or result.stimulus) + again,
+                why=chosen[k],
+                truth=truth,
+                reconstruction=result.mesh,
+                truth_still=_still(truth),
+                reconstruction_still=_still(result.mesh),
+                scores={name: float(scores[name].iloc[k]) for name in names},
+            )
+        )
+    return pairs
+
+
+def _chosen(distance: np.ndarray) -> dict[int, str]:
+    """Item -> why; each item once, the random draw first."""
+    order = np.argsort(distance, kind="stable")
+    n = len(order)
+    few = min(2, n)
+    middle = (n - few) // 2
+    drawn = np.random.default_rng(0).permutation(n)[: MOST_PAIRS - 3 * few]
+    why = dict.fromkeys(drawn.tolist(), "fixed random draw")
+    for name, rows in (
+        ("best", order[:few]),
+        ("worst", order[n - few :]),
+        ("median", order[middle : middle + few]),
+    ):
+        for k in rows.tolist():
+            why.setdefault(k, name)
+    return why
+
+
+def _check(one: Stored, stimuli: Stimuli) -> Pair:
+    stimulus = stimuli[one.result.stimulus]
+    try:
+        picture = stimulus.image()
+    except MissingDataError:
+        picture = None
+    return Pair(
+        stimulus=one.result.stimulus,
+        category=stimulus.category,
+        caption=f"{stimulus.caption or one.result.stimulus} ({one.source.name}, plumbing check)",
+        why="plumbing check",
+        truth_still=picture,
+        reconstruction=one.result.mesh,
+        reconstruction_still=_still(one.result.mesh),
+    )
+
+
+def _still(mesh: Any) -> Image.Image | None:
+    return view_strip(mesh, size=STILL, azimuths=(30.0,)) if len(mesh.faces) else None
+
+
+def _metric(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "unit": METRICS.get(name, "side x 1e2"),
+        "higher_is_better": HIGHER_IS_BETTER[name],
+        "chance": 0.5 if name == "within" else None,
+        "description": DESCRIPTIONS[name],
+    }
+
+
+def _gates(run: Run, prefix: str) -> list[dict[str, Any]]:
+    """What each stage of the fit measured."""
+    from neurodiff.pipelines.mind3d_files import INDEX
+
+    try:
+        stages = read_json(run.folder / "model" / INDEX).get("gates") or []
+    except MissingDataError:
+        return []
+    return [
+        {"stage": f"{prefix}{stage['stage']}", "measure": measure, "value": value}
+        for stage in stages
+        for measure, value in stage.items()
+        if measure != "stage"
+    ]
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    info, inputs = run.info, run.inputs
+    revision = info.get("git") or {}
+    words = {
+        "recipe": run.recipe.get("name", ""),
+        "training data": inputs.get("data", ""),
+        "simulated": "yes" if inputs.get("simulated") else "no",
+        "training trials": inputs.get("trials", ""),
+        "seed": run.seed,
+        "fingerprint": run.fingerprint,
+        "command": " ".join(info.get("command") or []),
+        "neurodiff": info.get("neurodiff") or "",
+        "revision": f"{revision.get('commit') or 'unknown'}",
+        "platform": info.get("platform", ""),
+        "wall time": f"{info.get('wall_s', 0):.0f} s",
+        "peak memory": f"{info.get('peak_memory_mb', 0):.0f} MB",
+    }
+    return {key: str(value) for key, value in words.items()}

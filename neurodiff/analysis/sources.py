@@ -1,0 +1,94 @@
+"""Where the trials of a run come from: a data set by name, remembered so that it is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neurodiff.core.errors import UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.provenance import command_text
+from neurodiff.core.recording import Recording
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.opening import MADE_FROM_A_SEED, OPENERS, find_cards, open_dataset, resolve
+from neurodiff.datasets.simulated.opening import simulated_stimuli, study_of
+from neurodiff.geometry.bank import ShapeBank
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as the command line names it.
+
+    ``restandardise`` is set where trials of fMRI-Shape go through a model of other data: they are
+    in units of their own, and each is brought to mean 0 and standard deviation 1.
+    """
+
+    data: str
+    root: str | None = None
+    subject: int | str | None = None
+    restandardise: str | None = None
+
+    @classmethod
+    def of(
+        cls, data: str | None, root: str | Path | None = None, subject: int | str | None = None
+    ) -> Source:
+        """From command-line options; folders are made absolute, the home folder is ``~``."""
+        if data is None:
+            known = ", ".join(sorted({*OPENERS, *find_cards()}))
+            raise UsageError(
+                f"no data set was named; add --data NAME (there are {known}, and the path of a "
+                "card of your own), and --root DIR where its files lie"
+            )
+        is_path = Path(data).suffix in {".yaml", ".yml"} and Path(data).is_file()
+        place = None if root is None else _stored(Path(root))
+        return cls(_stored(Path(data)) if is_path else data, place, subject)
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> Source:
+        return cls(**{key: value.get(key) for key in ("data", "root", "subject", "restandardise")})
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def name(self) -> str:
+        """The data set's name, or that of its card's file."""
+        return Path(self.data).stem if self.data.endswith((".yaml", ".yml")) else self.data
+
+    @property
+    def reader(self) -> str:
+        return resolve(self._data, self.root or ".")[0]
+
+    @property
+    def _data(self) -> str:
+        return str(Path(self.data).expanduser()) if self.data.startswith("~") else self.data
+
+    def open(self, progress: Progress = SILENT) -> tuple[Recording, Stimuli]:
+        """Recording and stimuli; see `open_dataset` for the errors."""
+        if self.reader in MADE_FROM_A_SEED:
+            self._study(progress)
+        options = {} if self.restandardise is None else {"restandardise": self.restandardise}
+        return open_dataset(self._data, root=self.root, subject=self.subject, **options)
+
+    def stimuli(self) -> Stimuli:
+        """The stimuli alone; simulated ones without simulating a recording."""
+        if self.reader not in MADE_FROM_A_SEED:
+            return self.open()[1]
+        options = resolve(self._data)[2]
+        return simulated_stimuli(options.get("size", "demo"), options.get("seed", 0))
+
+    def bank(self, ids: list[str], progress: Progress = SILENT) -> ShapeBank | None:
+        """Shapes as arrays where the data set has them at hand, else None."""
+        if self.reader not in MADE_FROM_A_SEED:
+            return None
+        return self._study(progress).bank.select(ids)
+
+    def _study(self, progress: Progress) -> Any:
+        options = resolve(self._data)[2]
+        return study_of(options.get("size", "demo"), options.get("seed", 0), progress=progress)
+
+
+def _stored(path: Path) -> str:
+    return command_text(["", str(path.expanduser().resolve())])[1]

@@ -1,0 +1,354 @@
+"""What the verbs of the command line do: fit, reconstruct, evaluate, report.
+
+Each function prints its progress and returns what the command line prints last: a path or a text.
+An interrupted verb goes on where it stopped when it is called again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.analysis.decoding import by_source, decode, stored_results
+from neurodiff.analysis.sources import Source
+from neurodiff.core.config import dump, load
+from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.progress import Progress
+from neurodiff.core.recording import Recording
+from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.stimuli import Stimuli
+
+if TYPE_CHECKING:
+    from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
+
+MODEL = "model"
+PERCEPTUAL = (
+    "LPIPS and FPD are not available: they need pretrained networks, and none come with neurodiff; "
+    "EMD is the exact one of 512 points a side."
+)
+
+
+def fit(
+    recipe: str,
+    overrides: Sequence[str],
+    out: Path,
+    data: str | None,
+    root: Path | None,
+    subject: int | str | None,
+    seed: int,
+    dry_run: bool,
+) -> Path | str:
+    """Fit a recipe to the training trials of a data set; returns the run's folder.
+
+    The run's folder is named after recipe, data and a fingerprint of both, so that the same
+    command finds its run again and goes on. The fitted pipeline is in its folder ``model``.
+
+    Raises
+    ------
+    UsageError : recipe, data set or one of their settings is not known.
+    DataError : data missing or broken, a stimulus without mesh, disk full.
+    """
+    from neurodiff.pipelines.mind3d import MinD3D
+    from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
+
+    progress = Progress.to_stdout()
+    settings = load(recipe, MinD3DRecipe, list(overrides))
+    source = Source.of(data, root, subject)
+    recording, stimuli = source.open(progress)
+    train = _split(recording, "train")
+    shown = list(dict.fromkeys(train.trials["stimulus"]))
+    _require_meshes(stimuli, shown)
+    if dry_run:
+        return _plan(settings, source, recording, train, shown)
+    inputs = {
+        "data": source.name,
+        "subject": subject,
+        "recording": train.fingerprint(),
+        "trials": train.n_trials,
+        "features": train.n_features,
+        "space": train.space.fingerprint(),
+        "stimuli": _hash_of(stimuli, shown),
+        "simulated": bool(recording.simulated),
+    }
+    plain = dump(settings)
+    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
+    folder = out / Run.folder_name(settings.name, source.name, key)
+    run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
+    run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
+    run.touch()
+    progress.say(f"run folder: {folder}")
+    bank = source.bank(shown, progress)
+    pipe = MinD3D(settings).fit(
+        train, stimuli, bank=bank, seed=seed, run=run, progress=progress
+    )
+    pipe.save_pretrained(folder / MODEL)
+    run.touch()
+    for gate in pipe.gates:
+        progress.say("  " + ", ".join(_words(gate)))
+    return folder
+
+
+def reconstruct_run(
+    run: Path,
+    data: str | None,
+    root: Path | None,
+    subject: int | str | None,
+    samples: int | None,
+) -> str:
+    """Decode the test trials of a run's data set, or every trial of another one, into items.
+
+    Raises
+    ------
+    UsageError : no test trials, or other vertices than the model's.
+    DataError : no model, data missing or broken.
+    NeurodiffError : some items failed (exit code 1); the others are done.
+    """
+    from neurodiff.pipelines.mind3d import MinD3D
+    from neurodiff.pipelines.mind3d_files import model_fingerprint
+
+    progress = Progress.to_stdout()
+    opened = Run.open(run)
+    pipe = MinD3D.from_pretrained(opened.folder / MODEL)
+    own = _own_source(opened)
+    source, is_own = _chosen_source(own, data, root, subject)
+    if not is_own and source.reader == "fmri_shape":
+        source = Source(source.data, source.root, source.subject, "trial")
+        progress.say(
+            "these recordings are in other units than the training data: each trial is brought to "
+            "mean 0 and standard deviation 1 over visual cortex, and what comes out checks the "
+            "plumbing, not the decoder"
+        )
+    recording, _ = source.open(progress)
+    if is_own:
+        recording = _split(recording, "test")
+    found = decode(
+        opened,
+        pipe,
+        model_fingerprint(opened.folder / MODEL),
+        recording,
+        source,
+        samples=samples or 1,
+        progress=progress,
+    )
+    if found.failures:
+        raise NeurodiffError(
+            f"{found.items - found.done} of {found.items} items failed, first: {found.failures[0]}; "
+            "the others are done: mend the data and start the same command again"
+        )
+    return f"{found} in {opened.folder / 'items'}"
+
+
+def reconstruct_file(source: Path, out: Path, model: Path) -> str:
+    """Decode one file of recordings with a fitted model; see `new_trials` for what is read."""
+    from neurodiff.analysis.new_trials import reconstruct_trials
+    from neurodiff.pipelines.mind3d import MinD3D
+
+    progress = Progress.to_stdout()
+    return reconstruct_trials(source, out, MinD3D.from_pretrained(model), progress=progress)
+
+
+def evaluate_run(run: Path, full: bool) -> str:
+    """Score every item of a run that has a truth; writes ``scores.csv``, returns the summary.
+
+    Raises
+    ------
+    MissingDataError : nothing is decoded yet.
+    """
+    table = score_run(Run.open(run), full=full, progress=Progress.to_stdout())
+    return summary_text(table) + (f"\n{PERCEPTUAL}" if full else "")
+
+
+def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
+    """Scores of every decoded item of a run, which are also written to ``scores.csv``.
+
+    Columns: key, data, simulated, and those of `Evaluation.table`.
+    """
+    from neurodiff.analysis.evaluation import evaluate
+
+    stored = stored_results(opened)
+    if not stored:
+        raise MissingDataError(
+            f"{opened.folder} holds no reconstruction; run `neurodiff reconstruct {opened.folder}`"
+        )
+    parts = []
+    for source, group in by_source(stored):
+        results = [one.result for one in group]
+        scored = evaluate(results, source.stimuli(), full=full, progress=progress).table
+        scored.insert(0, "key", [one.key for one in group])
+        scored.insert(1, "data", source.name)
+        scored.insert(2, "simulated", [one.simulated for one in group])
+        parts.append(scored)
+    table = pd.concat(parts, ignore_index=True)
+    opened.write_scores(table)
+    opened.touch()
+    return table
+
+
+def summary_text(table: pd.DataFrame) -> str:
+    """Mean, median and interval of each metric, one block a data set, as plain text."""
+    from neurodiff.analysis.evaluation import HIGHER_IS_BETTER, METRICS, Evaluation
+
+    lines = []
+    for data, part in table.groupby("data", sort=False):
+        scored = Evaluation(part.reset_index(drop=True), "neurodiff-1")
+        label = ", simulated" if part["simulated"].all() else ""
+        empty = int((part["note"] == "empty mesh").sum())
+        lines.append(f"{data}{label}: {len(part)} items, {empty} with an empty mesh")
+        summary = scored.summary()
+        if (summary["n"] > 0).any():
+            for name, row in summary.iterrows():
+                if row["n"] == 0:
+                    lines.append(f"  {name:<7} not available: no item that it can be asked of")
+                    continue
+                unit = METRICS.get(str(name), "side x 1e2")
+                better = "higher" if HIGHER_IS_BETTER[str(name)] else "lower"
+                chance = ", chance 0.5" if name == "within" else ""
+                lines.append(
+                    f"  {name:<7} mean {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}], "
+                    f"median {row['median']:.3f}, n {int(row['n'])} stimuli"
+                    f"{f', {unit}' if unit else ''}{chance} ({better} is better)"
+                )
+        if scored.no_truth:
+            names = ", ".join(scored.no_truth[:3]) + (" ..." if len(scored.no_truth) > 3 else "")
+            lines.append(f"  no truth (no mesh) for {len(scored.no_truth)} stimuli: {names}")
+    return "\n".join(lines)
+
+
+def report_runs(runs: Sequence[Path], out: Path) -> Path:
+    """One page about runs of `fit` and `reconstruct`; numbers beside it as JSON."""
+    from neurodiff.analysis.run_report import report_of
+
+    return report_of([Run.open(folder) for folder in runs], out, Progress.to_stdout())
+
+
+# ----------------------------------------------------------------------------------- helpers
+
+
+def _split(recording: Recording, name: str) -> Recording:
+    there = list(dict.fromkeys(recording.trials["split"]))
+    if name not in there:
+        advice = (
+            "name the trials to learn from 'train' in the column split"
+            if name == "train"
+            else "name some trials 'test' in the column split, or decode other data with --data"
+        )
+        raise UsageError(f"the recording has no split {name!r} but {', '.join(there)}; {advice}")
+    return recording.select((recording.trials["split"] == name).to_numpy())
+
+
+def _require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
+    """Complain before any work; meshes are read later, one by one."""
+    for name in shown:
+        if name not in stimuli:
+            raise DataError(
+                f"stimulus {name!r} of the recording is not among the {len(stimuli)} stimuli; add "
+                "it to their table"
+            )
+    if stimuli.load_mesh is None:
+        raise MissingDataError(
+            f"stimulus {shown[0]!r} has no mesh, and none come with these stimuli: fitting shapes "
+            "needs a mesh of every training stimulus, such as stimuli/<id>.glb"
+        )
+
+
+def _hash_of(stimuli: Stimuli, ids: list[str]) -> str:
+    table = stimuli.select(ids).table[["id", "category"]]
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def _own_source(run: Run) -> Source | None:
+    stored = run.info.get("data")
+    return Source.from_plain(stored) if isinstance(stored, dict) and stored.get("data") else None
+
+
+def _chosen_source(
+    own: Source | None, data: str | None, root: Path | None, subject: int | str | None
+) -> tuple[Source, bool]:
+    """The data set to decode, and whether it is the one that the run was fitted on."""
+    if own is None:
+        return Source.of(data, root, subject), False
+    if data is not None and Source.of(data, root, subject).name != own.name:
+        return Source.of(data, root, subject), False
+    given = Source.of(own.data if data is None else data, root, subject)
+    return (
+        Source(
+            given.data,
+            own.root if root is None else given.root,
+            own.subject if subject is None else subject,
+        ),
+        True,
+    )
+
+
+def _plan(
+    settings: MinD3DRecipe,
+    source: Source,
+    recording: Recording,
+    train: Recording,
+    shown: list[str],
+) -> str:
+    """What a fit would do: sizes, trials, bytes; nothing is written."""
+    import torch
+
+    from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
+    from neurodiff.pipelines.brain_input import BrainInput
+
+    encoder = settings.bridge.encoder
+    first = train.select([0])  # the patches depend on the space, not on the values
+    brain = BrainInput.fit(first, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    with torch.device("meta"):
+        shapes = ShapeGenerator(settings.decoder.size, settings.tokenizer.size)
+        networks = BrainNetworks(
+            settings.bridge.encoder_for(brain.image_size),
+            settings.bridge.network,
+            patches=torch.from_numpy(brain.kept),
+            aggregated_tokens=settings.bridge.aggregated_tokens,
+        )
+    parts: dict[str, Any] = {
+        "vqvae_model (tokenizer)": shapes.vqvae_model,
+        "transformer_model (shape decoder)": shapes.transformer_model,
+        **dict(networks.named_children()),
+    }
+    counts = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in parts.items()
+    }
+    counts["ridge"] = (train.n_features + 1) * settings.embedding.dim
+    steps = {
+        "tokenizer": settings.tokenizer.training,
+        "shape decoder": settings.decoder.training,
+        "bridge": settings.bridge.training,
+        "adapters": settings.decoder.adapters,
+    }
+    splits = recording.trials["split"].value_counts(sort=False)
+    size = 4 * float(np.prod(train.data.shape))
+    total = sum(counts.values())
+    label = ", simulated" if recording.simulated else ""
+    return "\n".join(
+        [
+            f"recipe {settings.name}, data {source.name}{label}",
+            f"trials: {', '.join(f'{n} {name}' for name, n in splits.items())}",
+            f"a trial: {' x '.join(map(str, train.data.shape[1:]))} values (frames x features)",
+            f"training stimuli: {len(shown)}",
+            f"training data: {size / 1e6:.1f} MB ({size:.0f} bytes) as float32",
+            "parameters:",
+            *(f"  {name:<34} {n:>13,}" for name, n in counts.items()),
+            f"  {'all':<34} {total:>13,} ({4 * total} bytes as float32)",
+            "steps x batch:",
+            *(f"  {name:<34} {one.steps:>6} x {one.batch_size}" for name, one in steps.items()),
+            "nothing was written (--dry-run)",
+        ]
+    )
+
+
+def _words(gate: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in gate.items()
+    ]
