@@ -92,7 +92,9 @@ def main() -> None:
             line["within"] = round(table["within"].mean(), 3)
             lines.append(line)
     print(f"\nsimulated; recipe {recipe.name}, seed {seed}, {len(test)} held-out objects")
-    print(f"ceiling CD {ceiling.CD.mean():.3f} (median {ceiling.CD.median():.3f}); floors:", end=" ")
+    print(
+        f"ceiling CD {ceiling.CD.mean():.3f} (median {ceiling.CD.median():.3f}); floors:", end=" "
+    )
     print(", ".join(f"{name} {table.CD.mean():.3f}" for name, table in floor.items()))
     print(pd.DataFrame(lines).to_string(index=False))
 

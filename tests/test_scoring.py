@@ -57,14 +57,14 @@ def test_truth_against_itself_is_perfect(truth):
 
 
 def test_another_sample_of_the_truth_reaches_the_sampling_floor(truth):
-    """N points on an area A: the squared distance to the nearest is A / (pi N) in the mean."""
+    """N points on an area A: of the distance r to the nearest, P(> r) = exp(-N pi r^2 / A)."""
     again = ScoredShapes.of_meshes([mesh_of(name) for name in NAMES], NAMES, seed=2)
     table = scored(again, truth)
     area = np.array([mesh_of(name).area for name in NAMES])
     floor = 100 * 2 * area / (np.pi * 2048)  # both ways, x 1e2
     np.testing.assert_allclose(table["CD"], floor, rtol=0.15)
     assert (table["IoU"] == 1).all()
-    assert (table["F@2%"] > 0.6).all()
+    np.testing.assert_allclose(table["F@2%"], 1 - np.exp(-2048 * np.pi * 0.02**2 / area), atol=0.04)
     assert (table["within"] == 1).all()
 
 
@@ -203,7 +203,8 @@ def test_a_linear_factor_is_read_off(reader):
     thickness = 2 * np.arange(1, 16)
     read = reader(grids_of(thickness))
     assert read.shape == (15, 2)
-    np.testing.assert_allclose(read[:, 0], thickness / 32.0, atol=0.02)
+    np.testing.assert_allclose(read[:, 0], thickness / 32.0, atol=0.08)  # ridge shrinks a little
+    assert np.corrcoef(read[:, 0], thickness)[0, 1] > 0.995
 
 
 def test_correlation_of_factors(reader):
@@ -216,9 +217,7 @@ def test_correlation_of_factors(reader):
     assert right["r"][0] > 0.99
     assert abs(right["r"][1]) < 0.5  # 3 SD of 40 items
     assert right["n"].tolist() == [40, 40]
-    turned = factor_correlations(
-        shapes_of(grids_of(32 - thickness)), true, kinds, {"slab": reader}
-    )
+    turned = factor_correlations(shapes_of(grids_of(32 - thickness)), true, kinds, {"slab": reader})
     assert turned["r"][0] == pytest.approx(-right["r"][0], abs=0.01)
     same = factor_correlations(shapes_of(grids_of([8] * 40)), true, kinds, {"slab": reader})
     assert (same["r"] == 0).all()  # a constant answer tells nothing

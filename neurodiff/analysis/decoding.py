@@ -93,21 +93,23 @@ def decode(
     for trial, sentence in unreadable.items():
         for sample in range(samples):
             items[trial, sample].fail(sentence)
-    pending = [
-        key for key, item in items.items() if key[0] not in unreadable and not item.done
-    ]
+    pending = {key for key, item in items.items() if key[0] not in unreadable and not item.done}
+    readable = [trial for trial in range(recording.n_trials) if trial not in unreadable]
     progress.begin("decoding")
     finished = 0
     for sample in range(samples):
-        trials = [trial for trial, k in pending if k == sample]
-        for start in range(0, len(trials), BATCH):
-            part = trials[start : start + BATCH]
+        for start in range(0, len(readable), BATCH):
+            # batches are the same whatever is done before, and so are the bytes of their results
+            part = readable[start : start + BATCH]
+            if not any((trial, sample) in pending for trial in part):
+                continue
             results = decoded(pipe, recording.select(part), sample=sample, seed=run.seed)
             for trial, result in zip(part, results, strict=True):
-                row = recording.trials.iloc[trial]
-                _write(items[trial, sample], result, row, source, recording.simulated)
-                finished += 1
-                progress.update(finished, len(pending))
+                if (trial, sample) in pending:
+                    row = recording.trials.iloc[trial]
+                    _write(items[trial, sample], result, row, source, recording.simulated)
+                    finished += 1
+                    progress.update(finished, len(pending))
     run.touch()
     done = [item for key, item in items.items() if key[0] not in unreadable]
     empty = sum(not (item.folder / MESH).is_file() for item in done)

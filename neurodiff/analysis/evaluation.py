@@ -140,11 +140,7 @@ def evaluate(
     for name in METRICS:
         table[name] = np.nan
     table["note"] = [
-        ""
-        if item.stimulus not in meshes
-        else "empty mesh"
-        if len(item.mesh.faces) == 0
-        else ""
+        "" if item.stimulus not in meshes else "empty mesh" if len(item.mesh.faces) == 0 else ""
         for item in results
     ]
     lacking = ~table["stimulus"].isin(list(meshes))
@@ -223,7 +219,5 @@ def _emd(predicted: trimesh.Trimesh, true: trimesh.Trimesh, name: str, seed: int
         key = item_seed(seed, subject=which, stimulus=name, stage="emd")
         rng = numpy_generator(key)
         empty = len(mesh.faces) == 0
-        draws.append(
-            np.zeros((EMD_POINTS, 3)) if empty else sample_surface(mesh, EMD_POINTS, rng)
-        )
+        draws.append(np.zeros((EMD_POINTS, 3)) if empty else sample_surface(mesh, EMD_POINTS, rng))
     return 100 * earth_movers_distance(*draws)

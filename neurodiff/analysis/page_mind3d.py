@@ -34,6 +34,9 @@ from neurodiff.datasets.simulated.subject import DEFAULT_CEILING, HARD_CEILING
 from neurodiff.metrics.statistics import Interval, bootstrap_interval, way_to_ceiling
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from trimesh import Trimesh
+
     from neurodiff.analysis.demo import Outcome
 
 N_DRAWN = 20  # fixed random draw of held-out objects; best, median and worst come on top
@@ -110,7 +113,9 @@ def _way(outcome: Outcome, name: str, floor: str, statistic=np.mean) -> Interval
     if statistic(cd[CEILING]) < statistic(cd[floor]):
         return way
     nan = float("nan")
-    return replace(way, value=nan, low=nan, high=nan, note="the ceiling is no better than the floor")
+    return replace(
+        way, value=nan, low=nan, high=nan, note="the ceiling is no better than the floor"
+    )
 
 
 def _gates(outcome: Outcome) -> tuple[list[dict], list[str]]:
@@ -186,7 +191,7 @@ def _gates(outcome: Outcome) -> tuple[list[dict], list[str]]:
 
 
 def _percent(way: Interval) -> str:
-    if np.isnan(way.value):
+    if np.isnan(way.value) or np.isnan(way.low):
         return f"an unknown share ({way.note})"
     return f"{way.value:.0%} ({way.low:.0%} to {way.high:.0%})"
 
@@ -204,8 +209,6 @@ def _factor_table(outcome: Outcome) -> pd.DataFrame:
 
 def _pairs(outcome: Outcome) -> list[Pair]:
     """A fixed random draw of held-out objects, then best, median and worst by CD."""
-    from neurodiff.geometry.views import view_strip
-
     scores = outcome.scores[OURS].set_index("stimulus")
     test = outcome.study.ids("test")
     key = item_seed(outcome.run.seed, subject="", stimulus="", stage="pairs on the page")
@@ -218,7 +221,7 @@ def _pairs(outcome: Outcome) -> list[Pair]:
         stimulus = outcome.study.stimuli[name]
         truth = stimulus.mesh()
         meshes = {k: outcome.meshes[k][name] for k in (OURS, RIDGE)}
-        stills = {k: view_strip(m) if len(m.faces) else None for k, m in meshes.items()}
+        stills = {k: still(m) if len(m.faces) else None for k, m in meshes.items()}
         row = scores.loc[name]
         pairs.append(
             Pair(
@@ -229,13 +232,23 @@ def _pairs(outcome: Outcome) -> list[Pair]:
                 truth=truth,
                 reconstruction=meshes[OURS],
                 extra={RIDGE: meshes[RIDGE]},
-                truth_still=view_strip(truth),
+                truth_still=still(truth),
                 reconstruction_still=stills[OURS],
                 extra_stills={k: v for k, v in stills.items() if k == RIDGE and v is not None},
                 scores={m: float(row[m]) for m in ("CD", "IoU", "2-way", "within")},
             )
         )
     return pairs
+
+
+def still(mesh: Trimesh) -> Image.Image:
+    """One picture of an object, from the side at which the viewer opens."""
+    from PIL import Image
+
+    from neurodiff.geometry.views import render_views
+
+    picture = render_views(mesh, size=240, azimuths=(35.0,), elevations=(25.0,), distance=1.7)
+    return Image.fromarray(picture[0])
 
 
 def _tables(outcome: Outcome) -> list[tuple[str, pd.DataFrame, str]]:

@@ -90,7 +90,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
         for source, group in by_source(stored):
             stimuli = source.stimuli()
             scores = table.set_index("key").loc[[one.key for one in group]]
-            known = ~scores["note"].fillna("").str.startswith(NO_TRUTH).to_numpy()
+            known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
             label = f"{run.folder.name}, {source.name}" if len(runs) > 1 else source.name
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
@@ -114,7 +114,9 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                 )
                 plumbing += [_check(one, stimuli) for one in blind[:MOST_CHECKS]]
                 if len(blind) > MOST_CHECKS:
-                    notes.append(f"{label}: {MOST_CHECKS} of {len(blind)} plumbing items are shown.")
+                    notes.append(
+                        f"{label}: {MOST_CHECKS} of {len(blind)} plumbing items are shown."
+                    )
     notes.append(
         "Scores of this page have no baselines or ceiling beside them; `neurodiff demo` measures "
         "these on the same chain."
@@ -140,8 +142,10 @@ def _scores(run: Run, stored: list[Stored]) -> pd.DataFrame | None:
         table = run.read_scores()
     except MissingDataError:
         return None
-    have = set(table["key"]) if {"key", "note", "CD"} <= set(table.columns) else set()
-    return table if stored and {one.key for one in stored} <= have else None
+    if not {"key", "note", *METRICS} <= set(table.columns):
+        return None
+    table["note"] = ["" if pd.isna(note) else str(note) for note in table["note"]]
+    return table if stored and {one.key for one in stored} <= set(table["key"]) else None
 
 
 def _pairs(

@@ -84,9 +84,7 @@ def fit(
     run.touch()
     progress.say(f"run folder: {folder}")
     bank = source.bank(shown, progress)
-    pipe = MinD3D(settings).fit(
-        train, stimuli, bank=bank, seed=seed, run=run, progress=progress
-    )
+    pipe = MinD3D(settings).fit(train, stimuli, bank=bank, seed=seed, run=run, progress=progress)
     pipe.save_pretrained(folder / MODEL)
     run.touch()
     for gate in pipe.gates:

@@ -1,4 +1,4 @@
-"""Progress of long work as plain lines: readable in a terminal, in a notebook and in a batch log."""
+"""Progress of long work as plain lines, readable in a terminal, a notebook and a batch log."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ circular. Trained on training objects only.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -22,8 +24,7 @@ class ViewClassifier(nn.Module):
         self.classes = classes
         widths = [1, width, 2 * width, 4 * width, 4 * width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1)
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(4, b) for b in widths[1:])
         self.head = nn.Linear(4 * width, len(classes))

@@ -90,9 +90,9 @@ class BrainInput:
                 name=recording.name,
             )
         raise UsageError(
-            f"the recording has {recording.n_features} features in space {space.name!r}; this model "
-            f"was fitted on {self.n_features} in {self.space_name!r}. Use the same mask or vertices "
-            "as in training, or fit a model on this recording"
+            f"the recording has {recording.n_features} features in space {space.name!r}; this "
+            f"model was fitted on {self.n_features} in {self.space_name!r}. Use the same mask or "
+            "vertices as in training, or fit a model on this recording"
         )
 
     def standardised(self, data: Float[np.ndarray, "trials ..."]) -> np.ndarray:
@@ -139,7 +139,8 @@ def _frames(data: np.ndarray) -> np.ndarray:
     """Betas without frames are trials of one frame."""
     if data.ndim not in (2, 3):
         raise UsageError(
-            f"trials have shape {data.shape[1:]}; this model reads (features,) or (frames, features)"
+            f"trials have shape {data.shape[1:]}; this model reads (features,) or "
+            "(frames, features)"
         )
     return data[:, None, :] if data.ndim == 2 else data
 

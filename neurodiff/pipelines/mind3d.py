@@ -239,7 +239,10 @@ class MinD3D:
         if len(adapters):
             stages.do(
                 f"adapters{name}",
-                settings={"size": self.recipe.decoder.size, "adapters": self.recipe.decoder.adapters},
+                settings={
+                    "size": self.recipe.decoder.size,
+                    "adapters": self.recipe.decoder.adapters,
+                },
                 inputs=[*key, anchored, _weights_hash(self.shapes)],
                 version=1,
                 fit=lambda folder, log: self._fit_adapters(
@@ -662,9 +665,7 @@ def _renormed(embedding: Tensor) -> Tensor:
     return F.normalize(embedding, dim=-1) * embedding.shape[-1] ** 0.5
 
 
-def _generators(
-    trials: pd.DataFrame, seed: int, sample: int, stage: str
-) -> list[torch.Generator]:
+def _generators(trials: pd.DataFrame, seed: int, sample: int, stage: str) -> list[torch.Generator]:
     """One a trial; what it draws depends on nothing but the trial, the sample and the seed."""
     return [
         torch_generator(

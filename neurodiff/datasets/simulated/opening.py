@@ -50,7 +50,7 @@ def open_simulated(
     size : ``"tiny"`` (48 training and 12 test objects of 4 categories) or ``"demo"`` (3,000 and
         120 of 12).
     seed : of objects, tuning and noise.
-    ceiling : median single-volume noise ceiling of the informative vertices.
+    ceiling : median single-trial noise ceiling of the informative vertices.
     repeats : how often each test object is shown; training objects are shown once.
 
     Raises
@@ -80,9 +80,7 @@ def simulated_stimuli(size: str = "demo", seed: int = 0) -> Stimuli:
     settings = SIZES[_known(size)]
     known, n_train = CATEGORIES[: settings.n_categories], settings.train_per_category
     objects = make_objects(n_train, seed=seed, categories=known)
-    objects += make_objects(
-        settings.test_per_category, seed=seed, categories=known, start=n_train
-    )
+    objects += make_objects(settings.test_per_category, seed=seed, categories=known, start=n_train)
     return stimuli(objects)
 
 
@@ -100,7 +98,9 @@ def check_simulated(
 
 def _known(size: str) -> str:
     if size not in SIZES:
-        raise UsageError(f"there is no size {size!r}; there are tiny and demo.{suggest(size, SIZES)}")
+        raise UsageError(
+            f"there is no size {size!r}; there are tiny and demo.{suggest(size, SIZES)}"
+        )
     return size
 
 
