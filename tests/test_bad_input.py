@@ -307,12 +307,7 @@ def test_model_fitted_on_other_vertices(tmp_path, run):
     np.save(other / "betas" / "a.npy", np.zeros((2, FEATURES - 3), np.float32))
     (other / "manifest.csv").write_text("path,stimulus\nbetas/a.npy,a\n")
     before = run.items_table()
-    card = tmp_path / "other.yaml"
-    card.write_text(
-        "{name: other, what: w, reader: csv, get: g, layout: l, units: u, splits: s, "
-        "licence: l, citation: c}"
-    )
-    text = refused(USAGE, "reconstruct", run.folder, "--data", card, "--root", other)
+    text = refused(USAGE, "reconstruct", run.folder, "--data", "csv", "--root", other)
     assert "has 9 features in space 'vector'; this model was fitted on 12" in text
     assert "fit a model on this recording" in text
     assert run.items_table().equals(before)

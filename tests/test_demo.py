@@ -52,7 +52,7 @@ def test_second_call_repeats_nothing(finished, monkeypatch):
 
 def test_a_kill_while_sampling_and_reporting_changes_nothing(finished, tmp_path, monkeypatch):
     """Scores, items and the page are lost half-way; the same call makes them again, untrained."""
-    import neurodiff.pipelines.mind3d as pipeline
+    import neurodiff.pipelines.mind3d_fitting as pipeline
 
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

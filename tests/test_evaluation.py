@@ -137,11 +137,11 @@ def test_order_of_the_results_is_the_order_of_the_rows(truth):
 
 
 def test_wrong_use(truth):
-    with pytest.raises(UsageError, match="no protocol 'neurodif-1'.*Did you mean"):
+    with pytest.raises(UsageError, match=r"no protocol 'neurodif-1'.*Did you mean"):
         evaluate([result("cube")], truth, protocol="neurodif-1")
     with pytest.raises(UsageError, match="no reconstruction to score"):
         evaluate([], truth)
-    with pytest.raises(UsageError, match="no stimulus 'cub'.*'cube'"):
+    with pytest.raises(UsageError, match=r"no stimulus 'cub'.*'cube'"):
         evaluate([result("cub", SHAPES["cube"])], truth)
     bare = nd.Stimuli(truth.table, lambda name: trimesh.Trimesh())
     with pytest.raises(DataError, match="'cube' has no faces"):

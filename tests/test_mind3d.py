@@ -15,7 +15,7 @@ from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.simulated.study import StudySettings, make_study
-from neurodiff.pipelines import mind3d
+from neurodiff.pipelines import mind3d_fitting
 from neurodiff.pipelines.mind3d import MinD3D
 
 STAGES = ["tokenizer", "shape-decoder", "ridge", "bridge", "adapters"]
@@ -316,17 +316,17 @@ def forbid_training(monkeypatch):
     def train(*_, stage, **__):
         raise AssertionError(f"{stage} is trained again")
 
-    monkeypatch.setattr(mind3d, "train", train)
+    monkeypatch.setattr(mind3d_fitting, "train", train)
 
 
 def trained_stages(monkeypatch):
-    names, train = [], mind3d.train
+    names, train = [], mind3d_fitting.train
 
     def counted(*args, stage, **kwargs):
         names.append(stage)
         return train(*args, stage=stage, **kwargs)
 
-    monkeypatch.setattr(mind3d, "train", counted)
+    monkeypatch.setattr(mind3d_fitting, "train", counted)
     return names
 
 
@@ -359,7 +359,7 @@ def test_an_interrupted_fit_ends_in_the_same_weights(
     class Killed(Exception):
         pass
 
-    train = mind3d.train
+    train = mind3d_fitting.train
     steps = {"tokenizer": 7, "shape-decoder": 7, "bridge": 5, "adapters": 5}
 
     def dying(model, loss, *, stage, **kwargs):
@@ -375,7 +375,7 @@ def test_an_interrupted_fit_ends_in_the_same_weights(
         return train(model, die, stage=stage, **kwargs)
 
     target = stage
-    monkeypatch.setattr(mind3d, "train", dying)
+    monkeypatch.setattr(mind3d_fitting, "train", dying)
     with pytest.raises(Killed):
         fit_in(new_run(tmp_path / "run"), bank, recording)
     monkeypatch.undo()

@@ -54,3 +54,16 @@ def test_penalty_follows_the_noise_of_each_target(problem):
 def test_refuses_penalties_that_are_not_positive(problem, alphas):
     with pytest.raises(ValueError, match="alphas must be positive"):
         MultiTargetRidge(alphas=alphas).fit(*problem)
+
+
+def test_leaving_out_groups_equals_literal_refits(problem):
+    """All repeats of a stimulus go at once; a single trial is a group of one."""
+    X, Y = problem
+    groups = np.array(["cup", "lamp", "sofa", "cup", "cup", "lamp", *map(str, range(24))])
+    model = MultiTargetRidge(alphas=[0.05]).fit(X, Y, groups)
+    for name in ("cup", "lamp", "sofa", "7"):
+        out = groups == name
+        refit = Ridge(alpha=model.alpha_[0]).fit(X[~out], Y[~out])
+        np.testing.assert_allclose(model.loo_predictions_[out], refit.predict(X[out]))
+    with pytest.raises(ValueError, match="one name for each"):
+        model.fit(X, Y, groups[:5])

@@ -388,11 +388,22 @@ def test_own_recordings_and_own_meshes(tmp_path):
     assert run.inputs["simulated"] is False
     assert run.inputs["trials"] == 24
     assert "6 of 6 items are decoded" in call("reconstruct", run.folder).stdout
-    text = call("evaluate", run.folder).stdout
-    assert text.splitlines()[-5].startswith("csv: 6 items")
-    assert "n 3 stimuli" in text
+    elsewhere = root.rename(tmp_path / "moved")
+    assert "6 of them done before" in call("reconstruct", run.folder, "--root", elsewhere).stdout
+    new = shutil.copytree(elsewhere, tmp_path / "new")
+    text = (new / "manifest.csv").read_text().splitlines()
+    (new / "manifest.csv").write_text("\n".join(text[:4]))  # of the split "train"
+    text = call("reconstruct", run.folder, "--data", "csv", "--root", new).stdout
+    assert "3 of 3 items are decoded in" in text
+    lines = call("evaluate", run.folder).stdout.splitlines()
+    assert "csv (moved): 6 items, 0 with an empty mesh" in lines
+    assert "csv (new): 3 items, 0 with an empty mesh" in lines
+    cd = [line for line in lines if line.split()[0] == "CD"]
+    assert [line.count("n 3 stimuli") + line.count("n 2 stimuli") for line in cd] == [1, 1]
     page = tmp_path / "own.html"
     call("report", run.folder, "--out", page)
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert numbers["simulated"] is False
-    assert len(numbers["pairs"]) == 6
+    assert len(numbers["pairs"]) == 9
+    assert any("csv (new) was named with --data" in note for note in numbers["notes"])
+    assert not any("csv (moved)" in note for note in numbers["notes"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,16 +158,30 @@ def stored_results(run: Run) -> list[Stored]:
     table = run.items_table()
     done = table[(table["status"] == "done") & (table["task"] == TASK)]
     found = [_read(key, run.folder / folder) for key, folder in done[["key", "folder"]].to_numpy()]
+    own = own_source(run)
+    if own is not None:  # its files may have moved since
+        found = [
+            replace(one, source=own)
+            if one.source.data == own.data and not one.source.is_there
+            else one
+            for one in found
+        ]
     return sorted(
         found,
         key=lambda one: (
-            one.source.name,
+            one.source.label,
             one.result.subject,
             one.result.stimulus,
             one.result.repeat,
             one.result.sample,
         ),
     )
+
+
+def own_source(run: Run) -> Source | None:
+    """The data set that a run was fitted on; None where the run does not say."""
+    stored = run.info.get("data")
+    return Source.from_plain(stored) if isinstance(stored, dict) and stored.get("data") else None
 
 
 def by_source(stored: list[Stored]) -> Iterator[tuple[Source, list[Stored]]]:
@@ -178,7 +192,8 @@ def by_source(stored: list[Stored]) -> Iterator[tuple[Source, list[Stored]]]:
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
     """A mesh with faces as binary glTF."""
-    path.write_bytes(mesh.export(file_type="glb"))
+    with open(path, "wb") as file:
+        mesh.export(file, file_type="glb")
 
 
 def _write(item: Item, result: Reconstruction, row: Any, source: Source, simulated: bool) -> None:

@@ -165,6 +165,8 @@ def decode_simulated_subject(
     clock("recording")
     pipe.fit_brain(recording, train, seed=seed, run=run, progress=progress)
     del recording
+    # what `neurodiff reconstruct` takes for other recordings
+    pipe.save_pretrained(run.folder / "model")
     clock("bridge")
 
     hard = copy.deepcopy(pipe)

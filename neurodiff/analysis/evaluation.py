@@ -145,7 +145,7 @@ def evaluate(
     ]
     lacking = ~table["stimulus"].isin(list(meshes))
     table.loc[lacking, "note"] = f"{NO_TRUTH}: the stimulus has no mesh"
-    scored = np.flatnonzero(~lacking.to_numpy())
+    scored = [k for k, without in enumerate(lacking) if not without]
     if len(scored) == 0:
         return Evaluation(_with_emd(table, full), protocol)
     names = list(meshes)
@@ -176,9 +176,10 @@ def evaluate(
             table.loc[rows, name] = part[name].to_numpy()
     table = _with_emd(table, full)
     if full:
-        for row, item, k in zip(scored, progress.over(scored, "EMD"), of_truth, strict=True):
-            shape = results[item].mesh
-            table.loc[row, "EMD"] = _emd(shape, meshes[names[k]], names[k], seed)
+        for row in progress.over(scored, "EMD"):
+            result = results[row]
+            true = meshes[result.stimulus]
+            table.loc[row, "EMD"] = _emd(result.mesh, true, result.stimulus, seed)
     return Evaluation(table, protocol)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.decoding import Stored, by_source, stored_results
+from neurodiff.analysis.decoding import Stored, by_source, own_source, stored_results
 from neurodiff.analysis.evaluation import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -91,7 +91,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             stimuli = source.stimuli()
             scores = table.set_index("key").loc[[one.key for one in group]]
             known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
-            label = f"{run.folder.name}, {source.name}" if len(runs) > 1 else source.name
+            label = f"{run.folder.name}, {source.label}" if len(runs) > 1 else source.label
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
             if scored:
@@ -106,6 +106,11 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                     f"{label}: {len(scored)} reconstructions of {int(row['n'])} stimuli, mean CD "
                     f"{row['mean']:.2f} (median {row['median']:.2f})."
                 )
+                if source != own_source(run):
+                    notes.append(
+                        f"{label} was named with --data: whether its objects were among those of "
+                        "training is not known here."
+                    )
                 pairs += _pairs(scored, scores[known], stimuli, progress)
             if blind:
                 headline.append(
@@ -203,7 +208,7 @@ def _check(one: Stored, stimuli: Stimuli) -> Pair:
     return Pair(
         stimulus=one.result.stimulus,
         category=stimulus.category,
-        caption=f"{stimulus.caption or one.result.stimulus} ({one.source.name}, plumbing check)",
+        caption=f"{stimulus.caption or one.result.stimulus} ({one.source.name}: plumbing check)",
         why="plumbing check",
         truth_still=picture,
         reconstruction=one.result.mesh,

@@ -47,7 +47,13 @@ class Source:
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Source:
-        return cls(**{key: value.get(key) for key in ("data", "root", "subject", "restandardise")})
+        """From what `plain` gave."""
+        return cls(
+            str(value["data"]),
+            value.get("root"),
+            value.get("subject"),
+            value.get("restandardise"),
+        )
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +62,16 @@ class Source:
     def name(self) -> str:
         """The data set's name, or that of its card's file."""
         return Path(self.data).stem if self.data.endswith((".yaml", ".yml")) else self.data
+
+    @property
+    def label(self) -> str:
+        """The name with the folder's, for tables and pages."""
+        return self.name if self.root is None else f"{self.name} ({Path(self.root).name})"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder of the files, if any, is where it was."""
+        return self.root is None or Path(self.root).expanduser().exists()
 
     @property
     def reader(self) -> str:

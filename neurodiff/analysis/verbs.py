@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.decoding import by_source, decode, stored_results
+from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
 from neurodiff.analysis.sources import Source
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
@@ -113,9 +113,10 @@ def reconstruct_run(
     progress = Progress.to_stdout()
     opened = Run.open(run)
     pipe = MinD3D.from_pretrained(opened.folder / MODEL)
-    own = _own_source(opened)
+    own = own_source(opened)
     source, is_own = _chosen_source(own, data, root, subject)
-    if not is_own and source.reader == "fmri_shape":
+    foreign = own is None or own.reader != source.reader
+    if foreign and source.reader == "fmri_shape":
         source = Source(source.data, source.root, source.subject, "trial")
         progress.say(
             "these recordings are in other units than the training data: each trial is brought to "
@@ -125,6 +126,8 @@ def reconstruct_run(
     recording, _ = source.open(progress)
     if is_own:
         recording = _split(recording, "test")
+        if root is not None:
+            opened.info["data"] = {**opened.info["data"], "root": source.root}
     found = decode(
         opened,
         pipe,
@@ -136,8 +139,9 @@ def reconstruct_run(
     )
     if found.failures:
         raise NeurodiffError(
-            f"{found.items - found.done} of {found.items} items failed, first: {found.failures[0]}; "
-            "the others are done: mend the data and start the same command again"
+            f"{found.items - found.done} of {found.items} items failed, first: "
+            f"{found.failures[0]}; the others are done: mend the data and start the same command "
+            "again"
         )
     return f"{found} in {opened.folder / 'items'}"
 
@@ -179,7 +183,7 @@ def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
         results = [one.result for one in group]
         scored = evaluate(results, source.stimuli(), full=full, progress=progress).table
         scored.insert(0, "key", [one.key for one in group])
-        scored.insert(1, "data", source.name)
+        scored.insert(1, "data", source.label)
         scored.insert(2, "simulated", [one.simulated for one in group])
         parts.append(scored)
     table = pd.concat(parts, ignore_index=True)
@@ -260,24 +264,20 @@ def _hash_of(stimuli: Stimuli, ids: list[str]) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
-def _own_source(run: Run) -> Source | None:
-    stored = run.info.get("data")
-    return Source.from_plain(stored) if isinstance(stored, dict) and stored.get("data") else None
-
-
 def _chosen_source(
     own: Source | None, data: str | None, root: Path | None, subject: int | str | None
 ) -> tuple[Source, bool]:
     """The data set to decode, and whether it is the one that the run was fitted on."""
     if own is None:
         return Source.of(data, root, subject), False
-    if data is not None and Source.of(data, root, subject).name != own.name:
-        return Source.of(data, root, subject), False
-    given = Source.of(own.data if data is None else data, root, subject)
+    if data is not None:
+        given = Source.of(data, root, subject)
+        if given.name != own.name or given.root not in (None, own.root):
+            return given, False  # other data, or other files in the same layout
     return (
         Source(
-            given.data,
-            own.root if root is None else given.root,
+            own.data,
+            own.root if root is None else Source.of(own.data, root).root,  # it may have moved
             own.subject if subject is None else subject,
         ),
         True,

@@ -36,7 +36,8 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     coef_ : (targets, features), or (features,) if ``y`` was one-dimensional
     intercept_ : (targets,) or a number
     loo_predictions_ : (n, targets); each training trial predicted by the model fitted on the
-        others. What a later stage must be trained on, since in-sample predictions are too good.
+        others; with ``groups`` in ``fit``, on the trials of the other groups. What a later stage
+        must be trained on, since in-sample predictions are too good.
     loo_r2_ : (targets,) share of variance explained by ``loo_predictions_``
 
     Raises
@@ -59,8 +60,12 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.alphas = alphas
         self.per_target = per_target
 
-    def fit(self, X, y) -> MultiTargetRidge:
-        """Factorise once, choose the penalty by leave-one-out error; returns self."""
+    def fit(self, X, y, groups=None) -> MultiTargetRidge:
+        """Factorise once, choose the penalty by leave-one-out error; returns self.
+
+        ``groups`` (n,) names what belongs together, such as the stimulus of each trial: then a
+        whole group is left out at a time, because its other repeats would give it away.
+        """
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
         )
@@ -76,8 +81,9 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         scale = eigenvalues.mean()
         grid = np.sort(grid) * (scale if scale > 0 else 1.0)
         UtY, U2 = U.T @ Yc, U**2
+        members = _repeated(groups, len(Y))
         errors = np.stack(
-            [np.sum(_loo_residuals(a, eigenvalues, U, U2, UtY) ** 2, axis=0) for a in grid]
+            [np.sum(_loo_residuals(a, eigenvalues, U, U2, UtY, members) ** 2, axis=0) for a in grid]
         )  # (alphas, targets)
         if self.per_target:
             chosen = grid[np.argmin(errors, axis=0)]
@@ -88,7 +94,7 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         for a in np.unique(chosen):
             of_a = chosen == a
             dual[:, of_a] = U @ (UtY[:, of_a] / (eigenvalues + a)[:, None])
-            loo[:, of_a] = Y[:, of_a] - _loo_residuals(a, eigenvalues, U, U2, UtY[:, of_a])
+            loo[:, of_a] = Y[:, of_a] - _loo_residuals(a, eigenvalues, U, U2, UtY[:, of_a], members)
         coef = dual.T @ Xc
         intercept = y_mean - coef @ x_mean
         variance = np.sum(Yc**2, axis=0)
@@ -106,10 +112,29 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return X @ self.coef_.T + self.intercept_
 
 
-def _loo_residuals(alpha, eigenvalues, U, U2, UtY) -> np.ndarray:
-    """Exact leave-one-out residuals of ridge with an intercept; (n, targets)."""
+def _loo_residuals(alpha, eigenvalues, U, U2, UtY, members=()) -> np.ndarray:
+    """Exact leave-one-out residuals of ridge with an intercept; (n, targets).
+
+    For a group g of several trials: (I - H_gg)^-1 (y_g - fitted_g), H the hat matrix with the
+    intercept's 1/n; for one trial the denominator is 1 - leverage.
+    """
     shrink = alpha / (eigenvalues + alpha)
     residuals = U @ (shrink[:, None] * UtY)
     keep = U2 @ shrink - 1.0 / len(eigenvalues)  # 1 - leverage, the intercept's 1/n included
     # a trial that alone fixes its own prediction has leverage 1: no error can be told there
-    return residuals / np.maximum(keep, 1e-12)[:, None]
+    loo = residuals / np.maximum(keep, 1e-12)[:, None]
+    for rows in members:
+        block = (U[rows] * shrink) @ U[rows].T - 1.0 / len(eigenvalues)
+        loo[rows] = np.linalg.lstsq(block, residuals[rows], rcond=None)[0]
+    return loo
+
+
+def _repeated(groups, n: int) -> list[np.ndarray]:
+    """Row numbers of each group that has more than one row."""
+    if groups is None:
+        return []
+    labels = np.asarray(groups)
+    if labels.shape != (n,):
+        raise ValueError(f"groups has shape {labels.shape}; expected one name for each of {n} rows")
+    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    return [np.flatnonzero(codes == k) for k in np.flatnonzero(counts > 1)]

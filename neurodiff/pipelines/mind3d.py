@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from neurodiff.bridges.prior import denoising_loss, sample_embeddings
+from neurodiff.bridges.prior import sample_embeddings
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
@@ -33,14 +32,21 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.seeds import item_seed, torch_generator
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.core.training import train
 from neurodiff.diffusion.paths import cosine
 from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
 from neurodiff.geometry.mise import extract, grid_to_mesh
-from neurodiff.models.codebook import code_usage, reseed_dead_codes
 from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
+from neurodiff.pipelines.mind3d_fitting import (
+    Loop,
+    as_tensor,
+    fit_adapters,
+    fit_bridge,
+    fit_shape_decoder,
+    fit_tokenizer,
+    renormed,
+)
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
 from neurodiff.pipelines.stages import Stages
 
@@ -151,12 +157,17 @@ class MinD3D:
             bank.views, recipe.embedding.dim, whiten=recipe.embedding.whiten
         )
         tokenizer, decoder = self.shapes.vqvae_model, self.shapes.transformer_model
+
+        def fit_codes(folder, log) -> dict:
+            fit_tokenizer(tokenizer, bank, recipe.tokenizer, Loop(seed, folder, log, progress))
+            return {"codes in use": len(np.unique(self.encode(bank))), "objects": len(bank)}
+
         first = stages.do(
             "tokenizer",
             settings=recipe.tokenizer,
             inputs=[key, str(seed)],
             version=1,
-            fit=lambda folder, log: self._fit_tokenizer(bank, seed, folder, log, progress),
+            fit=fit_codes,
             state=tokenizer.state_dict,
             restore=tokenizer.load_state_dict,
         )
@@ -170,7 +181,13 @@ class MinD3D:
             },
             inputs=[key, str(seed), first],
             version=1,
-            fit=lambda folder, log: self._fit_decoder(bank, seed, folder, log, progress),
+            fit=lambda folder, log: fit_shape_decoder(
+                decoder,
+                torch.from_numpy(self.encode(bank)),
+                torch.from_numpy(self._fitted("embedding")(bank.views)),
+                recipe.decoder,
+                Loop(seed, folder, log, progress),
+            ),
             state=decoder.state_dict,
             restore=decoder.load_state_dict,
         )
@@ -210,7 +227,9 @@ class MinD3D:
             settings={"embedding": self.recipe.embedding},
             inputs=key,
             version=1,
-            fit=lambda folder, log: _fit_ridge(ridge, brain.betas(recording), target),
+            fit=lambda folder, log: _fit_ridge(
+                ridge, brain.betas(recording), target, recording.trials.stimulus
+            ),
             state=lambda: _ridge_state(ridge),
             restore=lambda state: _restore_ridge(ridge, state),
         )
@@ -228,8 +247,15 @@ class MinD3D:
             settings={k: v for k, v in dump(settings).items() if k not in _ONLY_AT_SAMPLING},
             inputs=[*key, anchored],
             version=1,
-            fit=lambda folder, log: self._fit_bridge(
-                recording, target, seed, folder, log, progress
+            fit=lambda folder, log: fit_bridge(
+                networks,
+                recording,
+                brain,
+                target,
+                self._training_anchor() if settings.anchor == "ridge" else None,
+                settings,
+                Loop(seed, folder, log, progress),
+                path=self.path,
             ),
             state=networks.state_dict,
             restore=networks.load_state_dict,
@@ -245,8 +271,13 @@ class MinD3D:
                 },
                 inputs=[*key, anchored, _weights_hash(self.shapes)],
                 version=1,
-                fit=lambda folder, log: self._fit_adapters(
-                    bank, shown, adapters, seed, folder, log, progress
+                fit=lambda folder, log: fit_adapters(
+                    self.shapes.transformer_model,
+                    adapters,
+                    torch.from_numpy(self.encode(bank)[shown]),
+                    self._training_anchor(),
+                    self.recipe.decoder,
+                    Loop(seed, folder, log, progress),
                 ),
                 state=adapters.state_dict,
                 restore=adapters.load_state_dict,
@@ -265,142 +296,6 @@ class MinD3D:
                     nn.init.normal_(block.adapter.x_fc1.weight, std=0.02)
                     for values in (block.adapter.x_fc1.bias, *block.adapter.x_fc2.parameters()):
                         nn.init.zeros_(values)
-
-    def _fit_tokenizer(self, bank, seed, folder, log, progress) -> dict:
-        """Reconstruct occupancy at labelled points from surface points."""
-        settings = self.recipe.tokenizer
-        module = _TokenizerTraining(
-            self.shapes.vqvae_model, int(settings.continuous * settings.training.steps)
-        )
-
-        def loss(model, rows, generator):
-            points = _pick(bank.surface, rows, settings.n_points, generator)
-            chosen = _choices(len(rows), bank.queries.shape[1], settings.n_queries, generator)
-            queries = _tensor(np.take_along_axis(bank.queries[rows], chosen[..., None], axis=1))
-            occupied = _tensor(np.take_along_axis(bank.occupied[rows], chosen, axis=1))
-            return model(points, queries, occupied)
-
-        def upkeep(step):
-            module.steps += 1
-            after = int(module.steps) - module.continuous  # quantised steps done so far
-            late = step > settings.reseed_until * settings.training.steps
-            if after >= 0 and after % settings.reseed_every == 0 and not late:
-                key = item_seed(seed, subject="", stimulus=f"step {step}", stage="reseed")
-                module.reseed(torch_generator(key))
-
-        train(
-            module,
-            loss,
-            n_items=len(bank),
-            settings=settings.training,
-            seed=seed,
-            stage="tokenizer",
-            folder=folder,
-            log=log,
-            progress=progress,
-            after_step=upkeep,
-        )
-        return {"codes in use": len(np.unique(self.encode(bank))), "objects": len(bank)}
-
-    def _fit_decoder(self, bank, seed, folder, log, progress) -> dict:
-        """Codes from the embedding; noise on it teaches the decoder what a blurred one means."""
-        settings, model = self.recipe.decoder, self.shapes.transformer_model
-        codes = torch.from_numpy(self.encode(bank))
-        target = torch.from_numpy(self._fitted("embedding")(bank.views))
-
-        def loss(model, rows, generator):
-            clean = target[rows]
-            spread = settings.condition_noise * torch.rand(len(rows), 1, generator=generator)
-            noisy = clean + spread * torch.randn(clean.shape, generator=generator)
-            logits = model(codes[rows], _renormed(noisy), use_adapters=False)
-            return {"loss": F.cross_entropy(logits.flatten(0, 1), codes[rows].flatten())}
-
-        train(
-            model,
-            loss,
-            n_items=len(bank),
-            settings=settings.training,
-            seed=seed,
-            stage="shape-decoder",
-            folder=folder,
-            log=log,
-            progress=progress,
-        )
-        return self._decoder_gate(codes[:256], target[:256], use_adapters=False)
-
-    def _fit_bridge(self, recording, target, seed, folder, log, progress) -> dict:
-        """Embedding from frames, by diffusion, on top of the leave-one-out anchor."""
-        settings, brain = self.recipe.bridge, self._fitted("brain")
-        networks = self._fitted("networks")
-        goal = torch.from_numpy(target)
-        anchors = self._training_anchor()
-
-        def loss(model, rows, generator):
-            frames = brain.standardised(recording.data[np.sort(rows)])
-            frames = frames[np.argsort(np.argsort(rows))]
-            order = torch.rand(frames.shape[:2], generator=generator).argsort(dim=1)
-            n = settings.frames
-            chosen = (
-                order[:, :n].sort(dim=1).values.numpy()
-                if frames.shape[1] > n
-                else np.tile(frames_at_test(frames.shape[1], n), (len(rows), 1))
-            )
-            maps = np.take_along_axis(frames, chosen[..., None], axis=1)
-            maps = torch.from_numpy(maps.reshape(-1, maps.shape[-1]))
-            maps += settings.input_noise * torch.randn(maps.shape, generator=generator)
-            tokens = model.tokens(brain.patches(maps), n)
-            anchor = None if anchors is None else anchors[rows]
-            return {
-                "loss": denoising_loss(
-                    model.prior_network,
-                    goal[rows],
-                    tokens,
-                    path=self.path,
-                    generator=generator,
-                    anchor=anchor,
-                    dropout=settings.condition_dropout,
-                )
-            }
-
-        train(
-            networks,
-            loss,
-            n_items=recording.n_trials,
-            settings=settings.training,
-            seed=seed,
-            stage="bridge",
-            folder=folder,
-            log=log,
-            progress=progress,
-        )
-        return {"trials": recording.n_trials}
-
-    def _fit_adapters(self, bank, shown, adapters, seed, folder, log, progress) -> dict:
-        """Published stage 2: only the adapters learn, fed with predictions from the brain.
-
-        The predictions are the anchor's leave-one-out ones, so their errors are those of trials
-        that the bridge has not seen.
-        """
-        model = self.shapes.transformer_model
-        codes = torch.from_numpy(self.encode(bank))[shown]
-        anchors = self._training_anchor(always=True)
-
-        def loss(_, rows, generator):
-            logits = model(codes[rows], _renormed(anchors[rows]))
-            return {"loss": F.cross_entropy(logits.flatten(0, 1), codes[rows].flatten())}
-
-        train(
-            adapters,
-            loss,
-            n_items=len(codes),
-            settings=self.recipe.decoder.adapters,
-            seed=seed,
-            stage="adapters",
-            folder=folder,
-            log=log,
-            progress=progress,
-        )
-        return self._decoder_gate(codes[:256], anchors[:256], use_adapters=True)
 
     # ------------------------------------------------------------------ prediction
 
@@ -460,7 +355,7 @@ class MinD3D:
         recording = brain.accept(recording)
         anchors = ridge.predict(brain.betas(recording)).astype(np.float32)
         if bridge == "ridge":
-            return _renormed(torch.from_numpy(anchors)).numpy()
+            return renormed(torch.from_numpy(anchors)).numpy()
         networks = self._fitted("networks")
         parts = []
         for start in range(0, recording.n_trials, batch):
@@ -483,7 +378,7 @@ class MinD3D:
                     choose=settings.choose,
                 )
             )
-        return _renormed(torch.cat(parts)).numpy()
+        return renormed(torch.cat(parts)).numpy()
 
     @torch.no_grad()
     def draw_embedding(self, names: Sequence[str], *, seed: int = 0) -> Float[np.ndarray, "n d"]:
@@ -507,7 +402,7 @@ class MinD3D:
             eta=settings.eta,
             unconditional=True,
         )
-        return _renormed(drawn).numpy()
+        return renormed(drawn).numpy()
 
     @torch.no_grad()
     def codes_from_embedding(
@@ -546,7 +441,7 @@ class MinD3D:
         was_training = model.training
         model.eval()
         parts = [
-            model.quantise(model.encode_planes(_tensor(bank.surface[k : k + batch, :n])))[0]
+            model.quantise(model.encode_planes(as_tensor(bank.surface[k : k + batch, :n])))[0]
             for k in range(0, len(bank), batch)
         ]
         model.train(was_training)
@@ -562,7 +457,7 @@ class MinD3D:
             for planes in model.planes_from_ids(part):
 
                 def field(points: np.ndarray, planes: Tensor = planes) -> np.ndarray:
-                    return model.occupancy(planes[None], _tensor(points)[None])[0].numpy()
+                    return model.occupancy(planes[None], as_tensor(points)[None])[0].numpy()
 
                 values, _ = extract(
                     field,
@@ -581,21 +476,8 @@ class MinD3D:
             raise UsageError("this MinD3D is not fitted yet: call fit, or load a fitted one")
         return value
 
-    def _training_anchor(self, *, always: bool = False) -> Float[Tensor, "trials d"] | None:
-        if self.recipe.bridge.anchor != "ridge" and not always:
-            return None
+    def _training_anchor(self) -> Float[Tensor, "trials d"]:
         return torch.from_numpy(self._fitted("ridge").loo_predictions_.astype(np.float32))
-
-    @torch.no_grad()
-    def _decoder_gate(self, codes: Tensor, embedding: Tensor, *, use_adapters: bool) -> dict:
-        model = self.shapes.transformer_model
-        logits = model(codes, _renormed(embedding), use_adapters=use_adapters)
-        return {
-            "cross-entropy (training objects)": float(
-                F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-            ),
-            "code accuracy (training objects)": float((logits.argmax(-1) == codes).float().mean()),
-        }
 
 
 #: settings of the bridge that its training does not read
@@ -610,59 +492,6 @@ def _weights_hash(shapes: ShapeGenerator) -> str:
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(name.encode() + raw.numpy().tobytes())
     return digest.hexdigest()
-
-
-class _TokenizerTraining(nn.Module):
-    """The tokenizer with what its training remembers (so that a checkpoint holds it).
-
-    The first ``continuous`` steps leave the codes unquantised and the codebook is then set to
-    encoder outputs: from the published initial codebook (all codes near 0) a training this short
-    collapses to a single code.
-    """
-
-    def __init__(self, model: nn.Module, continuous: int):
-        super().__init__()
-        self.model, self.continuous = model, continuous
-        self.register_buffer("usage", torch.zeros(model.size.vocab))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self._planes: Tensor | None = None
-
-    def forward(self, points, queries, occupied) -> dict[str, Tensor]:
-        self._planes = self.model.encode_planes(points)
-        if self.steps < self.continuous:
-            codes, vq = self.model.encode(self._planes), torch.zeros(())
-        else:
-            ids, codes, vq = self.model.quantise(self._planes)
-            self.usage.mul_(0.9).add_(code_usage(ids, len(self.usage)))
-        logits = self.model.occupancy(self.model.planes_from_codes(codes), queries)
-        occupancy = F.binary_cross_entropy_with_logits(logits, occupied)
-        return {"loss": occupancy + vq, "occupancy": occupancy, "vq": vq}
-
-    @torch.no_grad()
-    def reseed(self, generator: torch.Generator) -> None:
-        """Codes that nothing chose lately move onto vectors of the last batch."""
-        vectors = self.model.encode(self._planes.detach()).flatten(0, 1)
-        codebook = self.model.quantizer.quantizer.embedding.weight
-        reseed_dead_codes(codebook, self.usage, vectors, generator)
-
-
-def _pick(points: np.ndarray, rows: np.ndarray, n: int, generator: torch.Generator) -> Tensor:
-    chosen = _choices(len(rows), points.shape[1], n, generator)
-    return _tensor(np.take_along_axis(points[rows], chosen[..., None], axis=1))
-
-
-def _choices(rows: int, available: int, n: int, generator: torch.Generator) -> np.ndarray:
-    """``n`` different positions a row."""
-    return torch.rand(rows, available, generator=generator).topk(n, dim=1).indices.numpy()
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-
-
-def _renormed(embedding: Tensor) -> Tensor:
-    """To norm sqrt(d): a prediction's length says how sure it is, not what it is."""
-    return F.normalize(embedding, dim=-1) * embedding.shape[-1] ** 0.5
 
 
 def _generators(trials: pd.DataFrame, seed: int, sample: int, stage: str) -> list[torch.Generator]:
@@ -689,8 +518,8 @@ def _seeded(seed: int, what: str) -> Iterator[None]:
         yield
 
 
-def _fit_ridge(ridge: MultiTargetRidge, betas: np.ndarray, target: np.ndarray) -> dict:
-    ridge.fit(betas, target)
+def _fit_ridge(ridge: MultiTargetRidge, betas: np.ndarray, target: np.ndarray, stimuli) -> dict:
+    ridge.fit(betas, target, groups=stimuli)  # repeats of a stimulus are left out together
     return {
         "leave-one-out cosine": _cosine(ridge.loo_predictions_, target),
         "alpha": ridge.alpha_[0],

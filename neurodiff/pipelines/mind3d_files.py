@@ -242,10 +242,9 @@ def _index(place: Path) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         found = index.get("format") if isinstance(index, dict) else type(index).__name__
         raise DataError(f"{where} has format {found!r}; this version reads {FORMAT!r}")
-    listed = index.get("components")
-    sound = isinstance(listed, dict) and all(
-        isinstance(files, dict) and set(files) == set(_FILES) for files in listed.values()
-    )
+    found = index.get("components")
+    listed = found if isinstance(found, dict) else {}
+    sound = all(isinstance(files, dict) and set(files) == {*_FILES} for files in listed.values())
     if not sound or set(listed) not in ({*SHAPES}, {*SHAPES, *BRAIN}):
         raise DataError(
             f"{where} lists other components than {', '.join((*SHAPES, *BRAIN))}; "
@@ -335,7 +334,7 @@ def _brain_input(place: Path) -> BrainInput:
         "patch_size": int,
         "image_size": int,
     }
-    values = {}
+    values: dict[str, Any] = {}
     for name, kind in facts.items():
         values[name] = None
         with contextlib.suppress(KeyError, TypeError, ValueError):
@@ -348,7 +347,8 @@ def _brain_input(place: Path) -> BrainInput:
     index = arrays["patch_index"]
     if len(index) != len(arrays["kept"]) or index.min() < 0 or index.max() > n:
         raise DataError(f"{place / _FILES[1]}: patch_index does not fit {n} features")
-    return BrainInput(**values, **arrays)
+    values.update(arrays)
+    return BrainInput(**values)
 
 
 def _ridge(place: Path, features: int, targets: int) -> MultiTargetRidge:
