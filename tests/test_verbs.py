@@ -17,7 +17,7 @@ from neurodiff.analysis import decoding, run_report
 from neurodiff.cli import app
 from neurodiff.core.training import train as real_train
 from neurodiff.datasets.simulated.opening import open_simulated
-from neurodiff.pipelines import mind3d
+from neurodiff.pipelines import mind3d_fitting
 from neurodiff.pipelines.mind3d_files import model_fingerprint
 
 QUICK = ["-s", "tokenizer.training.steps=20", "-s", "mesh.threshold=0.15"]
@@ -104,7 +104,7 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_model(copy, fresh, monkeypatc
         stop.left = 15 if options["stage"] == stage else 10**9
         return real_train(model, stop, **options)
 
-    monkeypatch.setattr(mind3d, "train", killed)
+    monkeypatch.setattr(mind3d_fitting, "train", killed)
     result = call(*FIT, "--out", folder.parent, code=130)
     assert "run the same command again" in result.stderr
     assert not (folder / "model").exists()
