@@ -43,7 +43,7 @@ def main() -> None:
     progress = Progress.to_stdout(every=30)
     recipe = load(options.recipe, MinD3DRecipe, [])
     settings = StudySettings(train_per_category=options.train_per_category, unseen_per_category=1)
-    study = make_study(settings, seed=0, progress=progress)
+    study = make_study(settings, seed=0, workers=2, progress=progress)
     train, test = (study.bank.select(study.ids(split)) for split in ("train", "test"))
     truth = ScoredShapes.of_bank(test, test.ids)
     rows = []

@@ -247,9 +247,11 @@ def test_the_six_real_trials_pass_through_a_simulated_model(copy, shared_data, t
 # ----------------------------------------------------------------- evaluate and report
 
 
-def test_scores_have_one_row_an_item(decoded):
+def test_scores_have_one_row_an_item_and_condition(decoded):
     scores = decoded.read_scores()
-    assert sorted(scores["key"]) == sorted(decoded.items_table()["key"])
+    assert not scores.duplicated(["key", "condition"]).any()
+    for _, part in scores.groupby("condition"):
+        assert sorted(part["key"]) == sorted(decoded.items_table()["key"])
     assert scores["simulated"].all()
     assert ((scores["IoU"] >= 0) & (scores["IoU"] <= 1)).all()
     assert (scores["CD"] > 0).all()
@@ -281,10 +283,10 @@ def test_report_shows_truth_beside_reconstruction_and_says_simulated(decoded, tm
     assert numbers == decoded.read_report_json()
     assert len(numbers["pairs"]) == 12
     assert all(pair["truth"]["faces"] > 0 for pair in numbers["pairs"])
-    scores = decoded.read_scores().set_index("stimulus")
+    scores = decoded.read_scores().query("condition == 'MinD-3D'").set_index("stimulus")
     for pair in numbers["pairs"]:
         assert pair["scores"]["CD"] == pytest.approx(scores["CD"][pair["stimulus"]])
-    [condition] = numbers["conditions"].values()
+    condition = numbers["conditions"]["MinD-3D"]
     assert condition["metrics"]["CD"]["mean"] == pytest.approx(scores["CD"].mean())
     assert {gate["stage"] for gate in numbers["gates"]} >= {"tokenizer", "ridge", "adapters"}
     html = page.read_text()

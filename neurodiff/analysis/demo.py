@@ -139,14 +139,17 @@ def decode_simulated_subject(
     run: Run, recipe, settings: StudySettings, seed: int, progress: Progress
 ) -> Outcome:
     """Everything up to the scores."""
+    import torch
+
     from neurodiff.analysis.scoring import FactorReader
     from neurodiff.datasets.simulated.study import factor_table, make_study
     from neurodiff.datasets.simulated.subject import HARD_CEILING
     from neurodiff.pipelines.mind3d import MinD3D
+    from neurodiff.pipelines.mind3d_fitting import decoder_likelihood
 
     clock = _Clock()
     progress.say("objects: simulated, with exact occupancy")
-    study = make_study(settings, seed=seed, progress=progress)
+    study = make_study(settings, seed=seed, workers=2, progress=progress)
     train, test, unseen = (study.bank.select(study.ids(s)) for s in ("train", "test", "unseen"))
     clock("objects")
 
@@ -211,6 +214,13 @@ def decode_simulated_subject(
     closest = (predictions[OURS] @ pipe.embedding(train.views).T).argmax(axis=1)
     bench.true_objects(NEAREST, closest, train, test)
 
+    likelihood = decoder_likelihood(
+        pipe.shapes.transformer_model,
+        torch.from_numpy(pipe.encode(test)),
+        torch.from_numpy(truth_embedding),
+        use_adapters=False,
+        of="held-out objects",
+    )
     codes = pipe.codes_from_embedding
     bench.decoded(OURS, pipe, codes(predictions[OURS]), test, keep=True)
     bench.decoded(RIDGE, pipe, codes(predictions[RIDGE]), test, keep=True)
@@ -245,7 +255,11 @@ def decode_simulated_subject(
     draw = rng.integers(0, len(train), len(unseen))
     bench.true_objects(f"{RANDOM}, held-out categories", draw, train, unseen)
     clock("decoding and scoring")
-    outcome.gates = [*pipe.gates, *(g for g in hard.gates if g["stage"].endswith("-hard"))]
+    outcome.gates = [
+        *pipe.gates,
+        {"stage": "shape-decoder, held out", **likelihood},
+        *(g for g in hard.gates if g["stage"].endswith("-hard")),
+    ]
     run.write_scores(pd.concat([t.assign(condition=name) for name, t in outcome.scores.items()]))
     return outcome
 

@@ -132,10 +132,12 @@ def _gates(outcome: Outcome) -> tuple[list[dict], list[str]]:
     codes = fitted["tokenizer"]["codes in use"]
     gate("tokenizer", "median IoU, held-out objects", iou, 0.75, "", iou >= 0.75)
     gate("tokenizer", "codes in use", codes, outcome.pipe.recipe.tokenizer.size.vocab)
-    for stage in ("shape-decoder", "adapters", "adapters-hard"):
-        for measure, value in fitted[stage].items():
+    guess = float(np.log(outcome.pipe.recipe.decoder.size.vocab))
+    for stage in ("shape-decoder", "shape-decoder, held out", "adapters", "adapters-hard"):
+        for measure, value in fitted.get(stage, {}).items():
             if measure != "stage":
-                gate(stage, measure, value)
+                entropy = measure.startswith("cross-entropy")
+                gate(stage, measure, value, note=f"a guess: {guess:.2f} nats" if entropy else "")
     accuracy = outcome.classifier_accuracy
     gate("classifier", "accuracy, held-out true objects", accuracy, note="the judge of n-way")
     two_way = float(outcome.scores[CEILING]["2-way"].mean())

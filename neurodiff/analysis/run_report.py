@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import Stored, by_source, own_source, stored_results
+from neurodiff.analysis.demo import OURS
 from neurodiff.analysis.evaluation import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -22,6 +23,7 @@ from neurodiff.analysis.evaluation import (
     Evaluation,
     true_meshes,
 )
+from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
 from neurodiff.analysis.report import Pair, Report, ReportData
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -70,6 +72,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
     from neurodiff.analysis.verbs import score_run
 
     conditions: dict[str, dict[str, Any]] = {}
+    beside: dict[str, dict[str, Any]] = {}  # data -> its conditions, where there are several
     pairs: list[Pair] = []
     plumbing: list[Pair] = []
     headline: list[str] = []
@@ -84,12 +87,13 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
         if table is None:
             progress.say(f"scoring {run.folder.name}")
             table = score_run(run, full=False, progress=progress)
+        answers = table[table["condition"] == OURS].set_index("key")
         simulated |= any(one.simulated for one in stored) or bool(run.inputs.get("simulated"))
         provenance[run.folder.name] = _provenance(run)
         gates += _gates(run, prefix=f"{run.folder.name}: " if len(runs) > 1 else "")
         for source, group in by_source(stored):
             stimuli = source.stimuli()
-            scores = table.set_index("key").loc[[one.key for one in group]]
+            scores = answers.loc[[one.key for one in group]]
             known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
             label = f"{run.folder.name}, {source.label}" if len(runs) > 1 else source.label
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
@@ -106,6 +110,11 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                     f"{label}: {len(scored)} reconstructions of {int(row['n'])} stimuli, mean CD "
                     f"{row['mean']:.2f} (median {row['median']:.2f})."
                 )
+                block = table[table["key"].isin([one.key for one in group])]
+                if len(rows := condition_rows(block)) > 1:
+                    beside[label] = rows
+                    headline += [f"{label}: {line}." for line in findings(block)]
+                    notes += [f"{label}: {line}" for line in remarks(block)]
                 if source != own_source(run):
                     notes.append(
                         f"{label} was named with --data: whether its objects were among those of "
@@ -122,10 +131,18 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                     notes.append(
                         f"{label}: {MOST_CHECKS} of {len(blind)} plumbing items are shown."
                     )
-    notes.append(
-        "Scores of this page have no baselines or ceiling beside them; `neurodiff demo` measures "
-        "these on the same chain."
-    )
+    for label in conditions:
+        if label not in beside:
+            notes.append(
+                f"The scores of {label} have no baselines or ceiling beside them: the model or the "
+                "training data could not be opened; `neurodiff evaluate` says why."
+            )
+    tables: list[tuple[str, pd.DataFrame, str]] = []
+    if len(conditions) == 1 and beside:
+        [conditions] = beside.values()
+    else:  # each has a ceiling of its own, and a figure shows one
+        text = "Means with 95 % intervals over stimuli, on the same trials."
+        tables = [(f"Beside {k}", mean_table(rows), text) for k, rows in beside.items()]
     return ReportData(
         title="MinD-3D: reconstructions of " + (runs[0].folder.name if len(runs) == 1 else "runs"),
         subtitle=f"{len(pairs)} pairs and {len(plumbing)} plumbing checks",
@@ -137,6 +154,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
         metrics=[_metric(name) for name in metrics],
         pairs=pairs,
         plumbing=plumbing,
+        tables=tables,
         notes=notes,
     )
 
@@ -147,10 +165,11 @@ def _scores(run: Run, stored: list[Stored]) -> pd.DataFrame | None:
         table = run.read_scores()
     except MissingDataError:
         return None
-    if not {"key", "note", *METRICS} <= set(table.columns):
+    if not {"key", "condition", "data", "note", *METRICS} <= set(table.columns):
         return None
     table["note"] = ["" if pd.isna(note) else str(note) for note in table["note"]]
-    return table if stored and {one.key for one in stored} <= set(table["key"]) else None
+    ours = set(table["key"][table["condition"] == OURS])
+    return table if stored and {one.key for one in stored} <= ours else None
 
 
 def _pairs(

@@ -156,7 +156,9 @@ def reconstruct_file(source: Path, out: Path, model: Path) -> str:
 
 
 def evaluate_run(run: Path, full: bool) -> str:
-    """Score every item of a run that has a truth; writes ``scores.csv``, returns the summary.
+    """Score every item of a run that has a truth, and its baselines and ceiling beside it.
+
+    Writes ``scores.csv`` and returns the summary.
 
     Raises
     ------
@@ -169,23 +171,39 @@ def evaluate_run(run: Path, full: bool) -> str:
 def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
     """Scores of every decoded item of a run, which are also written to ``scores.csv``.
 
-    Columns: key, data, simulated, and those of `Evaluation.table`.
+    Columns: key, condition, data, simulated, and those of `Evaluation.table`. The reconstructions
+    are the condition ``MinD-3D``; one row a trial and other condition has the key of the trial's
+    first item. Conditions that cannot be made are left out, and the progress says why.
     """
-    from neurodiff.analysis.evaluation import evaluate
+    from neurodiff.analysis.demo import OURS
+    from neurodiff.analysis.evaluation import NO_TRUTH, evaluate
+    from neurodiff.analysis.neighbours import Neighbours
 
     stored = stored_results(opened)
     if not stored:
         raise MissingDataError(
             f"{opened.folder} holds no reconstruction; run `neurodiff reconstruct {opened.folder}`"
         )
+    beside = Neighbours(opened, opened.folder / MODEL, progress)
     parts = []
     for source, group in by_source(stored):
         results = [one.result for one in group]
         scored = evaluate(results, source.stimuli(), full=full, progress=progress).table
-        scored.insert(0, "key", [one.key for one in group])
-        scored.insert(1, "data", source.label)
-        scored.insert(2, "simulated", [one.simulated for one in group])
-        parts.append(scored)
+        columns = ["key", "condition", "data", "simulated", *scored.columns]
+        scored["key"] = [one.key for one in group]
+        scored["condition"] = OURS
+        known = ~scored["note"].str.startswith(NO_TRUTH)
+        trials = ["subject", "stimulus", "repeat"]
+        once = scored[known].drop_duplicates(trials)
+        tables = [scored]
+        if len(once):
+            others = beside.scores(source, [results[k] for k in once.index], full=full)
+            if len(others):
+                tables.append(others.merge(once[[*trials, "key"]], on=trials, how="left"))
+        for part in tables:
+            part["data"] = source.label
+            part["simulated"] = any(one.simulated for one in group)
+            parts.append(part[columns])
     table = pd.concat(parts, ignore_index=True)
     opened.write_scores(table)
     opened.touch()
@@ -193,11 +211,17 @@ def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
 
 
 def summary_text(table: pd.DataFrame) -> str:
-    """Mean, median and interval of each metric, one block a data set, as plain text."""
+    """Mean, median and interval of each metric, one block a data set, as plain text.
+
+    Below it stand the other conditions, and the ways from the floors to the ceiling.
+    """
+    from neurodiff.analysis.demo import OURS
     from neurodiff.analysis.evaluation import HIGHER_IS_BETTER, METRICS, Evaluation
+    from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
 
     lines = []
-    for data, part in table.groupby("data", sort=False):
+    for data, block in table.groupby("data", sort=False):
+        part = block[block["condition"] == OURS]
         scored = Evaluation(part.reset_index(drop=True), "neurodiff-1")
         label = ", simulated" if part["simulated"].all() else ""
         empty = int((part["note"] == "empty mesh").sum())
@@ -219,6 +243,11 @@ def summary_text(table: pd.DataFrame) -> str:
         if scored.no_truth:
             names = ", ".join(scored.no_truth[:3]) + (" ..." if len(scored.no_truth) > 3 else "")
             lines.append(f"  no truth (no mesh) for {len(scored.no_truth)} stimuli: {names}")
+        if len(part) < len(block):
+            lines.append("  beside the same trials, means with 95 % intervals over stimuli:")
+            text = mean_table(condition_rows(block)).rename_axis(columns="condition").to_string()
+            lines += [f"    {line}" for line in text.splitlines()]
+            lines += [f"  {line}" for line in [*findings(block), *remarks(block)]]
     return "\n".join(lines)
 
 

@@ -278,7 +278,7 @@ class Run:
         return self.folder / "logs"
 
     def write_scores(self, table: pd.DataFrame) -> None:
-        """Write ``scores.csv``, one row an item."""
+        """Write ``scores.csv``, one row an item and condition."""
         write_csv(self.scores_path, table)
 
     def read_scores(self) -> pd.DataFrame:

@@ -100,7 +100,7 @@ def fit_shape_decoder(
         return {"loss": F.cross_entropy(logits.flatten(0, 1), codes[rows].flatten())}
 
     loop.run("shape-decoder", model, loss, settings.training, len(codes))
-    return _decoder_gate(model, codes[:256], target[:256], use_adapters=False)
+    return decoder_likelihood(model, codes[:256], target[:256], use_adapters=False)
 
 
 def fit_bridge(
@@ -164,7 +164,7 @@ def fit_adapters(
         return {"loss": F.cross_entropy(logits.flatten(0, 1), codes[rows].flatten())}
 
     loop.run("adapters", adapters, loss, settings.adapters, len(codes))
-    return _decoder_gate(model, codes[:256], predicted[:256], use_adapters=True)
+    return decoder_likelihood(model, codes[:256], predicted[:256], use_adapters=True)
 
 
 def renormed(embedding: Tensor) -> Tensor:
@@ -178,16 +178,20 @@ def as_tensor(values: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def _decoder_gate(
-    model: ShapeDecoder, codes: Tensor, embedding: Tensor, *, use_adapters: bool
-) -> dict:
+def decoder_likelihood(
+    model: ShapeDecoder,
+    codes: Int[Tensor, "n codes"],
+    embedding: Float[Tensor, "n d"],
+    *,
+    use_adapters: bool,
+    of: str = "training objects",
+) -> dict[str, float]:
+    """How likely the decoder finds the true codes: mean cross-entropy (nats a code; a guess has
+    ln(vocab)) and the share of codes that it ranks first, given all codes before."""
     logits = model(codes, renormed(embedding), use_adapters=use_adapters)
-    return {
-        "cross-entropy (training objects)": float(
-            F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        ),
-        "code accuracy (training objects)": float((logits.argmax(-1) == codes).float().mean()),
-    }
+    entropy = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+    hits = (logits.argmax(-1) == codes).float().mean()
+    return {f"cross-entropy ({of})": float(entropy), f"code accuracy ({of})": float(hits)}
 
 
 def _frames_of(recording: Recording) -> tuple[int, int]:

@@ -82,10 +82,10 @@ class MeshSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MinD3DRecipe:
-    """A whole run. ``protocol`` names the quirks of published code that are switched on."""
+    """A whole run. ``protocol`` names the quirks of published code that are switched on (none)."""
 
     name: str
-    protocol: Literal["neurodiff-1", "mind3d-2024"] = "neurodiff-1"
+    protocol: Literal["neurodiff-1"] = "neurodiff-1"
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     tokenizer: TokenizerSettings
     decoder: ShapeDecoderSettings

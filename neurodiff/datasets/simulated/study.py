@@ -103,10 +103,14 @@ def make_study(
     settings: StudySettings,
     *,
     seed: int = 0,
-    workers: int = 2,
+    workers: int = 1,
     progress: Progress = SILENT,
 ) -> Study:
-    """Make the objects (in ``workers`` processes; the result does not depend on their number)."""
+    """Make the objects; the result does not depend on the number of ``workers``.
+
+    More than one are new processes: a script that asks for them needs the usual
+    ``if __name__ == "__main__":``.
+    """
     if not 1 <= settings.n_categories <= len(CATEGORIES):
         raise UsageError(
             f"n_categories is {settings.n_categories}; there are 1 to {len(CATEGORIES)}"
@@ -142,7 +146,7 @@ def bank_from_objects(
     objects: Sequence[SimulatedObject],
     *,
     seed: int = 0,
-    workers: int = 2,
+    workers: int = 1,
     progress: Progress = SILENT,
     size: int = 60,
 ) -> ShapeBank:
