@@ -103,6 +103,7 @@ def run_demo(
         dump(recipe),
         {
             "data": "simulated_objects",
+            "simulated": True,
             "study": asdict(settings),
             "noise ceilings": [DEFAULT_CEILING, HARD_CEILING],
         },
