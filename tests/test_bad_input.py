@@ -15,6 +15,8 @@ from neurodiff.core import atomic
 from neurodiff.core.config import find_shared
 from neurodiff.pipelines.mind3d_files import model_fingerprint
 
+pytestmark = pytest.mark.slow  # fits a tiny model
+
 USAGE, DATA = 2, 3
 FEATURES = 12
 QUICK = [

@@ -18,6 +18,8 @@ from neurodiff.datasets.simulated.study import StudySettings, make_study
 from neurodiff.pipelines import mind3d_fitting
 from neurodiff.pipelines.mind3d import MinD3D
 
+pytestmark = pytest.mark.slow  # fits a tiny model
+
 STAGES = ["tokenizer", "shape-decoder", "ridge", "bridge", "adapters"]
 #: as few steps as every branch of the loops needs
 SHORT = [

@@ -21,6 +21,8 @@ from neurodiff.cli import app
 from neurodiff.core.progress import SILENT
 from neurodiff.geometry.bank import grey_views
 
+pytestmark = pytest.mark.slow  # fits a tiny model
+
 QUICK = ["-s", "tokenizer.training.steps=20", "-s", "mesh.threshold=0.15"]
 KINDS = ("box", "rod", "ball")
 

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -82,18 +81,6 @@ def test_import_is_light(tmp_path, statement):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True
     )
     assert json.loads(loaded.stdout) == []
-
-
-@pytest.mark.parametrize(
-    "arguments", [["-c", "import neurodiff"], ["-m", "neurodiff.cli", "--help"]]
-)
-def test_starts_in_half_a_second(tmp_path, arguments):
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5
 
 
 def test_repository_is_small(repository):

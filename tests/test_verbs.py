@@ -20,6 +20,8 @@ from neurodiff.datasets.simulated.opening import open_simulated
 from neurodiff.pipelines import mind3d_fitting
 from neurodiff.pipelines.mind3d_files import model_fingerprint
 
+pytestmark = pytest.mark.slow  # fits a tiny model
+
 QUICK = ["-s", "tokenizer.training.steps=20", "-s", "mesh.threshold=0.15"]
 FIT = ["fit", "mind3d_tiny", "--data", "simulated_tiny", *QUICK]
 
