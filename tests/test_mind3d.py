@@ -430,3 +430,25 @@ def test_a_broken_stage_is_fitted_again(run_folder, bank, recording, monkeypatch
     names = trained_stages(monkeypatch)
     assert_same_model(fit_in(Run.open(folder), bank, recording), first)
     assert names == ["bridge"]
+
+
+def test_predictions_are_saved_as_meshes(tmp_path, whole, recording):
+    import trimesh
+
+    from neurodiff.pipelines.mind3d import Reconstruction, Reconstructions
+
+    ball = trimesh.creation.icosphere()
+    code = np.zeros(1, np.int64)
+    made = Reconstructions(
+        [
+            Reconstruction("sub-01", "a/b c", 1, 0, np.zeros(2, np.float32), code, ball),
+            Reconstruction(
+                "sub-01", "empty", 1, 0, np.zeros(2, np.float32), code, trimesh.Trimesh()
+            ),
+        ]
+    )
+    (path,) = made.save(tmp_path / "out")
+    assert path.name == "sub-01_a-b-c_r1_s0.glb"
+    again = trimesh.load_mesh(path)
+    assert again.volume == pytest.approx(ball.volume, rel=1e-5)
+    assert isinstance(whole.predict(recording.select(np.arange(2))), Reconstructions)

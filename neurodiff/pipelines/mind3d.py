@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from neurodiff.bridges.prior import sample_embeddings
 from neurodiff.bridges.ridge import MultiTargetRidge
+from neurodiff.core.atomic import atomic_write
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -71,6 +73,34 @@ class Reconstruction:
     embedding: Float[np.ndarray, " d"]
     codes: Int[np.ndarray, " codes"]
     mesh: trimesh.Trimesh
+
+
+class Reconstructions(list[Reconstruction]):
+    """What ``predict`` returns: a list that can be saved and looked at."""
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """One binary glTF a reconstruction, ``subject_stimulus_r<repeat>_s<sample>.glb``; an
+        existing file of that name is replaced as a whole. Empty meshes are left out.
+
+        Returns
+        -------
+        The paths that were written.
+        """
+        paths = []
+        for one in self:
+            if len(one.mesh.faces) == 0:
+                continue
+            stem = f"{one.subject}_{one.stimulus}_r{one.repeat}_s{one.sample}"
+            path = Path(folder) / f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}.glb"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(one.mesh.export(file_type="glb"))
+            paths.append(path)
+        return paths
+
+    def show(self, index: int = 0):
+        """An interactive view of one mesh, for notebooks."""
+        return self[index].mesh.show()
 
 
 class MinD3D:
@@ -307,7 +337,7 @@ class MinD3D:
         seed: int = 0,
         bridge: BridgeName = "network",
         progress: Progress = SILENT,
-    ) -> list[Reconstruction]:
+    ) -> Reconstructions:
         """Each trial decoded ``samples`` times; order: trial, then sample.
 
         Raises
@@ -337,7 +367,7 @@ class MinD3D:
                     )
                 )
         order = sorted(range(len(results)), key=lambda j: (j % recording.n_trials, j))
-        return [results[j] for j in order]
+        return Reconstructions(results[j] for j in order)
 
     @torch.no_grad()
     def predict_embedding(
