@@ -25,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from neurodiff.diffusion.grids import trailing
 from neurodiff.diffusion.paths import Level, VariancePreserving, add_noise
 from neurodiff.diffusion.sampling import sample
-from neurodiff.diffusion.solvers import DDIM, trailing
+from neurodiff.diffusion.solvers import DDIM
 
 Choice = Literal["mean", "nearest-to-mean", "fmri-cosine"]
 

@@ -1,24 +1,27 @@
-"""Denoisers made from denoisers: classifier-free guidance.
+"""Denoisers made from denoisers: guidance, mixtures, shifts and projections.
 
-Guidance acts on the mean of x_0.  At a fixed x and level, noise, v and score are affine in that
-mean with one coefficient, so the same weight means the same thing for each of them.
-Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022.
+All act on the mean of x_0.  At a fixed x and level, noise, v, flow and score are affine in that
+mean with one coefficient, so a weight means the same thing for each of them, in training and in
+sampling.  Sources: Ho and Salimans 2022 (classifier-free); Kynkäänniemi et al. 2024 (interval);
+Zhang et al. 2022, PDAE (shift of the score); Saharia et al. 2022 (dynamic threshold).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from neurodiff.diffusion.paths import Level
 from neurodiff.diffusion.sampling import Denoiser
 
+ALWAYS = (0.0, math.inf)  # noise ratios sigma / alpha within which guidance acts, both included
+
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """unconditional + w (conditional - unconditional).
+    """unconditional + w (conditional - unconditional), inside an interval of noise ratios.
 
     Parameters
     ----------
@@ -26,24 +29,110 @@ class ClassifierFree:
     w : 1 is the plain conditional denoiser (and costs one call), 0 the unconditional one.
     null : makes the condition that stands for "nothing known" from a condition; not called for
         ``w`` = 1.
+    interval : smallest and largest sigma / alpha at which ``w`` acts; outside, it is 1.
     """
 
     denoiser: Denoiser
     w: float
     null: Callable[[Any], Any]
+    interval: tuple[float, float] = ALWAYS
 
     def prepare(self, cond: Any) -> tuple[Any, Any]:
         """States of the condition and of its null."""
         known = self.denoiser.prepare(cond)
         return known, None if self.w == 1 else self.denoiser.prepare(self.null(cond))
 
-    def __call__(
-        self, x: Float[Tensor, "*s"], level: Level, state: tuple[Any, Any]
-    ) -> Float[Tensor, "*s"]:
+    def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
         """The guided mean of x_0."""
         known, unknown = state
         mean = self.denoiser(x, level, known)
-        if self.w == 1:
+        if self.w == 1 or not self.interval[0] <= level.ratio <= self.interval[1]:
             return mean
         base = self.denoiser(x, level, unknown)
         return base + self.w * (mean - base)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """(1 - share) first + share second: two denoisers, or one with two conditions."""
+
+    first: Denoiser
+    second: Denoiser
+    share: float
+
+    def prepare(self, cond: tuple[Any, Any]) -> tuple[Any, Any]:
+        """States of a pair of conditions."""
+        return self.first.prepare(cond[0]), self.second.prepare(cond[1])
+
+    def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
+        mean = self.first(x, level, state[0])
+        return mean + self.share * (self.second(x, level, state[1]) - mean)
+
+
+@dataclass(frozen=True)
+class ScoreShift:
+    """score + scale * shift: the mean of x_0 moves by scale sigma² / alpha shift.
+
+    ``shift`` is a second :class:`Denoiser`-like object whose call gives a correction of the score,
+    of the shape of x (PDAE's and LDAE's gradient estimator: noise eps - sigma shift).  This one
+    coefficient serves training and sampling; the published training uses another (reference
+    ldae.md, 2.4), within 2 % of it for t >= 100.  ``interval`` as in :class:`ClassifierFree`.
+    """
+
+    denoiser: Denoiser
+    shift: Any
+    scale: float = 1.0
+    interval: tuple[float, float] = ALWAYS
+
+    def prepare(self, cond: tuple[Any, Any]) -> tuple[Any, Any]:
+        """States of the condition of the denoiser and of that of the shift."""
+        return self.denoiser.prepare(cond[0]), self.shift.prepare(cond[1])
+
+    def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
+        mean = self.denoiser(x, level, state[0])
+        if self.interval != ALWAYS and not self.interval[0] <= level.ratio <= self.interval[1]:
+            return mean
+        moved = self.scale * level.sigma**2 / level.alpha
+        return mean + moved * self.shift(x, level, state[1])
+
+
+@dataclass(frozen=True)
+class Projected:
+    """The mean of x_0 put onto a set by ``project``, such as :func:`clipped` or :func:`of_norm`.
+
+    Off unless asked for: it keeps pixels in range, but it biases latents and makes
+    inversion inexact.
+    """
+
+    denoiser: Denoiser
+    project: Callable[[Tensor], Tensor]
+
+    def prepare(self, cond: Any) -> Any:
+        return self.denoiser.prepare(cond)
+
+    def __call__(self, x: Tensor, level: Level, state: Any) -> Tensor:
+        return self.project(self.denoiser(x, level, state))
+
+
+def clipped(limit: float, quantile: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Clip to +-``limit``; below 1, ``quantile`` of an item's magnitudes is its own limit where
+    that is larger, and the item is then scaled into ``limit`` (dynamic threshold)."""
+
+    def project(mean: Tensor) -> Tensor:
+        if quantile == 1:
+            return mean.clamp(-limit, limit)
+        bound = mean.abs().flatten(1).quantile(quantile, dim=1).clamp(min=limit)
+        bound = bound.reshape(-1, *[1] * (mean.ndim - 1))
+        return mean.clamp(-bound, bound) * (limit / bound)
+
+    return project
+
+
+def of_norm(radius: float) -> Callable[[Tensor], Tensor]:
+    """Scale each item to the length ``radius`` (embeddings of sqrt(dim))."""
+
+    def project(mean: Tensor) -> Tensor:
+        length = mean.flatten(1).norm(dim=1).reshape(-1, *[1] * (mean.ndim - 1))
+        return mean * (radius / length)
+
+    return project

@@ -1,55 +1,75 @@
-"""Points of a diffusion path, and paths that are given as a table of steps.
+"""Points of a diffusion path, and paths: x_t = alpha x_0 + gamma y + sigma eps.
 
-A path mixes data and noise: x_t = alpha_t x_0 + sigma_t eps.  A :class:`Level` is one point of it.
-Everything that samples or trains takes levels, never bare step numbers, so that no module has to
-guess which "previous" step another one meant.  Tables are float64 whatever the network computes in.
+Everything that samples or trains takes a :class:`Level`, never a bare step number, so no module
+has to guess which "previous" step another one meant.  Tables are float64 whatever a network uses.
 
-Sources: Ho et al. 2020 (variance preserving path); Nichol and Dhariwal 2021 (cosine betas);
-Karras et al. 2022 (levels as the only interface between network and solver).
+Sources: Ho et al. 2020 (variance preserving); Nichol and Dhariwal 2021 (cosine betas); Karras et
+al. 2022, EDM (levels as the only interface); Lipman et al. 2023, Esser et al. 2024 (flow, shift);
+Richter et al. 2023, SGMSE+ (paths anchored at a measurement y).
 """
 
+import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Level:
-    """One point of a path: x = alpha x_0 + sigma eps.
+    """One point of a path.  ``t`` is the number that the network is told; -1 is clean data.
 
-    The fields are floats, or tensors that broadcast against a batch (see
-    :meth:`VariancePreserving.levels`), as training needs.  ``t`` is the number that the network is
-    told, a step of the table; -1 is clean data.
+    The fields are floats, or tensors that broadcast against a batch (:meth:`Path.levels`).
     """
 
-    t: float | int | Tensor
-    alpha: float | int | Tensor
-    sigma: float | int | Tensor
+    t: Any
+    alpha: Any
+    sigma: Any
+    gamma: Any = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha, the noise of x / alpha; infinite for pure noise."""
+        return self.sigma / self.alpha if self.alpha else math.inf
 
     @property
     def log_snr(self) -> float:
         """ln(alpha² / sigma²); infinite for clean data."""
-        if self.sigma == 0:
-            return math.inf
-        return 2 * (math.log(self.alpha) - math.log(self.sigma)) if self.alpha else -math.inf
+        return -2 * math.log(self.ratio) if self.ratio else math.inf
 
 
 CLEAN = Level(-1.0, 1.0, 0.0)
 
 
-class VariancePreserving:
-    """Path of T steps with alpha² + sigma² = 1.
+class Path:
+    """What the paths share.  One gives ``coefficients(t)`` -> (alpha, sigma) in float64, levels
+    ``at(ratio, whole)`` and by ``share(u)`` of the way from clean, the largest and the smallest
+    ratio as ``ends``, and ``sample_t(n, generator)``, times for training."""
 
-    Parameters
-    ----------
-    alphas_cumprod : alpha² after each step, (T,), float64, falling, inside (0, 1).
+    gamma: Any = None  # of an anchored path: a function of the level
 
-    Attributes
-    ----------
-    alpha, sigma : (T,) float64.
+    def level(self, t: Any) -> Level:
+        """The level of time ``t``."""
+        alpha, sigma = self.coefficients(torch.tensor(t, dtype=torch.float64))
+        return self._point(float(t), float(alpha), float(sigma))
+
+    def levels(self, t: Tensor, *, like: Tensor) -> Level:
+        """Levels of a batch, (n,) times: they broadcast against ``like`` (n, ...), in its dtype."""
+        shape = (len(t),) + (1,) * (like.ndim - 1)
+        alpha, sigma = (c.to(like).reshape(shape) for c in self.coefficients(t.cpu()))
+        return self._point(t, alpha, sigma)
+
+    def _point(self, t: Any, alpha: Any, sigma: Any) -> Level:
+        level = Level(t, alpha, sigma)
+        return level if self.gamma is None else replace(level, gamma=self.gamma(level))
+
+
+class VariancePreserving(Path):
+    """T steps with alpha² + sigma² = 1, from alpha² after each (T,), falling, inside (0, 1).
 
     Examples
     --------
@@ -64,47 +84,115 @@ class VariancePreserving:
             raise ValueError("alphas_cumprod must be a falling table of positive numbers")
         if table[0] >= 1:
             raise ValueError(f"alphas_cumprod starts at {float(table[0])}; it must be below 1")
-        self.alphas_cumprod = table
+        self.alphas_cumprod, self.steps = table, len(table)
         self.alpha, self.sigma = table.sqrt(), (1 - table).sqrt()
-
-    @property
-    def steps(self) -> int:
-        """T."""
-        return len(self.alphas_cumprod)
+        self.ends = self.level(self.steps - 1).ratio, self.level(0).ratio
 
     def rounded(self) -> "VariancePreserving":
-        """This path with its table rounded to float32, as published checkpoints hold it.
-
-        A published loop of 63 calls moves by 1e-6 of its result; the table stays float64 in type.
-        """
+        """This path from its table in float32, as published checkpoints hold it (moves a published
+        loop of 63 calls by 1e-6)."""
         return VariancePreserving(self.alphas_cumprod.float())
 
-    def level(self, t: int) -> Level:
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.alpha[t.long()], self.sigma[t.long()]
+
+    def level(self, t: Any) -> Level:
         """The level of step ``t``, 0 to T - 1, or clean data for -1."""
-        if t == -1:
-            return CLEAN
-        if t != int(t) or not 0 <= t < self.steps:
+        if t != -1 and (t != int(t) or not 0 <= t < self.steps):
             raise ValueError(f"step {t} is not on this path; it has steps 0 to {self.steps - 1}")
-        return Level(float(t), float(self.alpha[int(t)]), float(self.sigma[int(t)]))
+        return CLEAN if t == -1 else super().level(int(t))
 
-    def levels(self, t: Int[Tensor, " n"], *, like: Tensor) -> Level:
-        """Levels of a batch: alpha and sigma broadcast against ``like`` (n, ...), in its dtype."""
-        shape = (len(t),) + (1,) * (like.ndim - 1)
-        index = t.cpu()
-        return Level(
-            t,
-            self.alpha[index].to(like).reshape(shape),
-            self.sigma[index].to(like).reshape(shape),
-        )
+    def at(self, ratio: float, whole: bool = True) -> Level:
+        """The step nearest to a noise ratio in its logarithm; or, if not ``whole``, that very
+        ratio with a broken step number, for networks that can be told one."""
+        table = (self.sigma / self.alpha).log()
+        place = int(torch.searchsorted(table, math.log(ratio)).clamp(1, self.steps - 1))
+        before, after = table[place - 1 : place + 1].tolist()
+        t = min(max(place - 1 + (math.log(ratio) - before) / (after - before), 0.0), self.steps - 1)
+        if whole:
+            return self.level(round(t))
+        alpha = 1 / math.sqrt(1 + ratio * ratio)
+        return self._point(t, alpha, ratio * alpha)
 
-    def sample_t(self, n: int, generator: torch.Generator | None = None) -> Int[Tensor, " n"]:
+    def share(self, u: float) -> Level:
+        return self.level(max(round(self.steps * u) - 1, -1))
+
+    def sample_t(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` steps drawn uniformly, for training."""
         return torch.randint(self.steps, (n,), generator=generator)
 
 
-def add_noise(x0: Float[Tensor, "*s"], eps: Float[Tensor, "*s"], level: Level) -> Tensor:
-    """x = alpha x_0 + sigma eps."""
-    return level.alpha * x0 + level.sigma * eps
+@dataclass(frozen=True)
+class EDM(Path):
+    """alpha = 1, sigma = t; training draws ln sigma from N(mean, sd²) (EDM 2022, Table 1)."""
+
+    ends: tuple[float, float] = (80.0, 0.002)
+    mean: float = -1.2
+    sd: float = 1.2
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), t
+
+    def at(self, ratio: float, whole: bool = True) -> Level:
+        return self.level(ratio)
+
+    def share(self, u: float) -> Level:
+        return self.level(self.ends[1] ** (1 - u) * self.ends[0] ** u) if u else CLEAN
+
+    def sample_t(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return (self.mean + self.sd * torch.randn(n, generator=generator).double()).exp()
+
+
+@dataclass(frozen=True)
+class Flow(Path):
+    """alpha = 1 - s, sigma = s = t / scale.  ``shift`` above 1 moves grids and training towards
+    noise, s = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23); training draws u evenly,
+    or, with ``logit_sd``, as the sigmoid of N(0, logit_sd²)."""
+
+    shift: float = 1.0
+    scale: float = 1000.0
+    ends: tuple[float, float] = (999.0, 0.001)
+    logit_sd: float | None = None
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t.double() / self.scale, t.double() / self.scale
+
+    def at(self, ratio: float, whole: bool = True) -> Level:
+        return self.level(self.scale * ratio / (1 + ratio))
+
+    def share(self, u: Any) -> Level:
+        return self.level(self._shifted(u)) if u else CLEAN
+
+    def sample_t(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        if self.logit_sd is None:
+            return self._shifted(torch.rand(n, generator=generator).double())
+        drawn = torch.randn(n, generator=generator).double()
+        return self._shifted((self.logit_sd * drawn).sigmoid())
+
+    def _shifted(self, u: Any) -> Any:
+        return self.scale * self.shift * u / (1 + (self.shift - 1) * u)
+
+
+def one_minus_alpha(level: Level) -> Any:
+    """The gamma that leads from x_0 to the anchor as alpha falls (SGMSE+)."""
+    return 1 - level.alpha
+
+
+def anchored(path: Path, gamma: Callable[[Level], Any] = one_minus_alpha) -> Path:
+    """``path`` on its way to a measurement y of each item; ``gamma``, its share, is 0 when clean.
+
+    A denoiser that was prepared with y works on x - gamma y, so every solver serves as it is: start
+    from sigma times noise, and read x_0 at the end.
+    """
+    path = copy.copy(path)
+    object.__setattr__(path, "gamma", gamma)  # paths are frozen otherwise
+    return path
+
+
+def add_noise(x0: Tensor, eps: Tensor, level: Level, anchor: Any = 0.0) -> Tensor:
+    """alpha x_0 + gamma anchor + sigma eps."""
+    x = level.alpha * x0 + level.sigma * eps
+    return x if isinstance(level.gamma, float) and not level.gamma else x + level.gamma * anchor
 
 
 def vp(betas: Float[Tensor, " steps"]) -> VariancePreserving:
@@ -130,5 +218,15 @@ def cosine(steps: int) -> VariancePreserving:
 
 
 def linear(steps: int, first: float = 1e-4, last: float = 0.02) -> VariancePreserving:
-    """The path of evenly spaced betas."""
+    """Evenly spaced betas (Ho et al. 2020; LDAE)."""
     return vp(torch.linspace(first, last, steps, dtype=torch.float64))
+
+
+def scaled_linear(steps: int, first: float = 0.00085, last: float = 0.012) -> VariancePreserving:
+    """Betas with evenly spaced roots (latent diffusion; Versatile Diffusion)."""
+    return vp(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
+
+
+def constant(steps: int, beta: float = 0.008) -> VariancePreserving:
+    """One beta for all steps (the semantic prior of PDAE and LDAE)."""
+    return vp(torch.full((steps,), beta, dtype=torch.float64))

@@ -1,17 +1,18 @@
-"""The sampling loop, and what it asks of a denoiser.
+"""Denoisers, the sampling loop, and what can be read from it.
 
 Randomness belongs to the items of a batch: each item has its own generator, so an item does not
 change when its batch does.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.paths import Level
 from neurodiff.diffusion.solvers import Solver
 
@@ -33,14 +34,41 @@ class Denoiser(Protocol):
         """Mean of x_0, of the shape of ``x``."""
 
 
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """A network as a denoiser: ``network(x, t, cond)`` predicts what ``head`` says.
+
+    ``t`` is one float64 number an item.  A network with ``prepare`` and ``step`` computes its
+    condition once; any other is given the condition itself.  ``anchored``: the condition is a pair
+    (cond, y), and x stands for x - gamma y (:func:`~neurodiff.diffusion.paths.anchored`).
+    """
+
+    network: Any
+    head: Head
+    anchored: bool = False
+
+    def prepare(self, cond: Any) -> tuple[Any, Any]:
+        cond, anchor = cond if self.anchored else (cond, None)
+        return (self.network.prepare(cond) if hasattr(self.network, "prepare") else cond), anchor
+
+    def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
+        cond, anchor = state
+        given, t = self.head.network_input(x, level)
+        if anchor is not None:
+            given, _ = self.head.network_input(x + level.gamma * anchor, level)
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).flatten().expand(len(x))
+        step = getattr(self.network, "step", self.network)
+        return self.head.x0(step(given, t, cond), x, level)
+
+
 def item_noise(generators: Sequence[torch.Generator]) -> Noise:
     """Noise of one generator per item (row of the batch), drawn on the generators' device.
 
-    The result is a function of (call, x) as :func:`sample` takes it; it draws float64, so that a
+    The result is a function of (step, x) as :func:`sample` takes it; it draws float64, so that a
     run in float32 and one in float64 see the same noise.
     """
 
-    def draw(call: int, x: Tensor) -> Tensor:
+    def draw(step: int, x: Tensor) -> Tensor:
         if len(x) != len(generators):
             raise ValueError(f"{len(x)} items but {len(generators)} generators; give one each")
         rows = [
@@ -55,43 +83,84 @@ def item_noise(generators: Sequence[torch.Generator]) -> Noise:
 @torch.no_grad()
 def sample(
     denoiser: Callable[[Tensor, Level, Any], Tensor],
-    x: Float[Tensor, "*batch"],
+    x: Tensor,
     grid: Sequence[Level],
     solver: Solver,
     *,
     state: Any = None,
     noise: Noise | Sequence[torch.Generator] | None = None,
     callback: Callable[[int, Level, Tensor, Tensor], None] | None = None,
-) -> Float[Tensor, "*batch"]:
-    """Walk ``x`` along the grid; one call of the denoiser a step.
+) -> Tensor:
+    """Walk ``x`` along the grid.
 
     Parameters
     ----------
     denoiser : mean of x_0 from (x, level, state); a :class:`Denoiser` or a function.
-    x : the state at ``grid[0]``: noise times its sigma, or data noised to that very level.
+    x : (items, ...) the state at ``grid[0]``: noise times its sigma, or data noised to that level.
     grid : levels from noisy to clean, at least two.
     solver : the step.
     state : what ``denoiser.prepare`` gave for the conditions of these items.
-    noise : fresh noise of a step, a function of (index of the call, x) or one generator per item;
+    noise : fresh noise of a step, a function of (index of the step, x) or one generator per item;
         asked only for steps that add noise.
-    callback : called with (index of the call, level, state before the step, mean of x_0).
+    callback : called with (index of the call, its level, its x, the mean of x_0).
 
     Returns
     -------
     The state at the last level, in the dtype of ``x``.
+
+    Raises
+    ------
+    ValueError : fewer than two levels, or a step that adds noise and none to draw from.
     """
     if len(grid) < 2:
         raise ValueError(f"a grid needs at least two levels, got {len(grid)}")
-    if noise is not None and not callable(noise):
-        noise = item_noise(noise)
-    for call, (a, b) in enumerate(pairwise(grid)):
-        mean = denoiser(x, a, state)
+    draw = item_noise(noise) if noise is not None and not callable(noise) else noise
+    calls, memory = 0, {}
+
+    def denoise(at: Tensor, level: Level) -> Tensor:
+        nonlocal calls
+        mean = denoiser(at, level, state)
         if callback is not None:
-            callback(call, a, x, mean)
-        fresh = None
-        if solver.noise_sd(a, b) > 0:
-            if noise is None:
+            callback(calls, level, at, mean)
+        calls += 1
+        return mean
+
+    for step, (a, b) in enumerate(pairwise(grid)):
+
+        def fresh(step: int = step, like: Tensor = x) -> Tensor:
+            if draw is None:
                 raise ValueError("this solver adds noise: give noise= a generator per item")
-            fresh = noise(call, x)
-        x = solver.step(x, mean, a, b, fresh)
+            return draw(step, like)
+
+        x = solver.step(x, a, b, denoise, fresh, memory)
     return x
+
+
+@torch.no_grad()
+def posterior_mean(denoiser: Any, y: Tensor, level: Level, state: Any = None) -> Tensor:
+    """E[x_0 | y] of a measurement y = x_0 + (sigma / alpha) noise, in one call.
+
+    "Enter the path at the measured noise": ``level = path.at(noise SD)``.  At the noisiest level,
+    with y = 0, it is the regression of x_0 on the condition alone.  No sample has a smaller mean
+    squared error; a draw of :func:`posterior_samples` has twice its error.
+    """
+    return denoiser(level.alpha * y, level, state)
+
+
+def posterior_samples(
+    denoiser: Any,
+    y: Tensor,
+    grid: Sequence[Level],
+    solver: Solver,
+    *,
+    noise: Sequence[Sequence[torch.Generator]],
+    state: Any = None,
+) -> Tensor:
+    """Draws from p(x_0 | y), y as in :func:`posterior_mean` at ``grid[0]``: (items, draws, ...).
+
+    ``noise`` holds, for each draw, a generator an item.  The solver must add noise: a
+    deterministic one gives the same point each time.  Few steps narrow the spread, except with
+    analytic variance (:class:`~neurodiff.diffusion.solvers.Ancestral`).
+    """
+    x = grid[0].alpha * y
+    return torch.stack([sample(denoiser, x, grid, solver, state=state, noise=n) for n in noise], 1)

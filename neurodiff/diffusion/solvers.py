@@ -1,48 +1,56 @@
-"""Grids of levels, and the step from one level to the next.
+"""Steps from one level to the next.
 
-A grid is a list of levels from noisy to clean.  A solver turns the state at one level and the mean
-of x_0 that a denoiser gave there into the state at the next level.  It is told both levels.
+``step(x, a, b, denoise, fresh, memory)`` gives the state at level b from x at level a.
+``denoise(x, level)`` is the mean of x_0, ``fresh()`` unit noise, ``memory`` a dict of the run.
 
-The one line under all of DDIM: x_b = alpha_b D + sigma_b eps, with D the mean of x_0 and
-eps = (x_a - alpha_a D) / sigma_a the noise that belongs to it; with ``eta`` above 0 a share of
-that noise is exchanged for fresh noise.  Source: Song et al., "Denoising Diffusion Implicit
-Models", ICLR 2021.
+The line under all of them: x_b = alpha_b D + sigma_b eps, D the mean of x_0 and
+eps = (x_a - alpha_a D) / sigma_a the noise that belongs to it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from neurodiff.diffusion.paths import CLEAN, Level, VariancePreserving
+from neurodiff.diffusion.paths import Level, Path
+
+Denoise = Callable[[Tensor, Level], Tensor]
+Fresh = Callable[[], Tensor]
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """A step between two levels."""
+    """A step between two levels; it is told both."""
 
-    def noise_sd(self, a: Level, b: Level) -> float:
-        """SD of the fresh noise that the step from ``a`` to ``b`` adds; 0 asks for none."""
+    def step(
+        self, x: Tensor, a: Level, b: Level, denoise: Denoise, fresh: Fresh, memory: dict
+    ) -> Tensor:
+        """State at ``b``."""
 
-    def step(self, x: Tensor, mean: Tensor, a: Level, b: Level, noise: Tensor | None) -> Tensor:
-        """State at ``b`` from the state ``x`` and the mean of x_0 at ``a``."""
+
+def renoised(
+    x: Tensor, mean: Tensor, a: Level, b: Level, sd: float = 0.0, fresh: Fresh | None = None
+) -> Tensor:
+    """alpha_b D + sqrt(sigma_b² - sd²) eps + sd fresh noise (Song et al. 2021, DDIM, eq. 12)."""
+    if b.sigma == 0:
+        return b.alpha * mean
+    eps = (x - a.alpha * mean) / a.sigma
+    x_b = b.alpha * mean + math.sqrt(b.sigma**2 - sd**2) * eps
+    return x_b if sd == 0 else x_b + sd * fresh()
 
 
-def noise_of(
-    x: Float[Tensor, "*s"], mean: Float[Tensor, "*s"], level: Level
-) -> Float[Tensor, "*s"]:
-    """The noise that belongs to a mean of x_0: (x - alpha mean) / sigma."""
-    return (x - level.alpha * mean) / level.sigma
+def ancestral_sd(a: Level, b: Level) -> float:
+    """SD of q(x_b | x_a, x_0): the fresh noise of one ancestral step (DDPM, eq. 7)."""
+    kept = (a.alpha * b.sigma / (b.alpha * a.sigma)) ** 2
+    return float(b.sigma) * math.sqrt(max(0.0, 1 - kept))
 
 
 @dataclass(frozen=True)
 class DDIM:
-    """The DDIM step; ``eta`` 0 is deterministic, 1 is the ancestral step of DDPM."""
+    """Song et al. 2021; ``eta`` 0 is deterministic, 1 has the fresh noise of DDPM."""
 
     eta: float = 0.0
 
@@ -50,110 +58,79 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must lie between 0 and 1")
 
-    def noise_sd(self, a: Level, b: Level) -> float:
-        """SD of the fresh noise: eta times that of the posterior q(x_b | x_a, x_0)."""
-        if self.eta == 0 or b.sigma == 0:
-            return 0.0
-        kept = (a.alpha * b.sigma / (b.alpha * a.sigma)) ** 2
-        return self.eta * float(b.sigma) * math.sqrt(max(0.0, 1 - kept))
-
-    def step(
-        self,
-        x: Float[Tensor, "*s"],
-        mean: Float[Tensor, "*s"],
-        a: Level,
-        b: Level,
-        noise: Float[Tensor, "*s"] | None = None,
-    ) -> Float[Tensor, "*s"]:
-        """State at ``b``; ``noise`` (unit variance) is used where :meth:`noise_sd` is above 0."""
-        return _renoised(x, mean, a, b, self.noise_sd(a, b), noise)
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        return renoised(x, denoise(x, a), a, b, self.eta * ancestral_sd(a, b), fresh)
 
 
 @dataclass(frozen=True)
-class BridgeDDIM2024:
-    """The DDIM step of the published MinD-3D bridge (protocol ``mind3d-2024``).
+class Ancestral:
+    """Draw from p(x_b | x_a), taken as Gaussian: mean that of q(x_b | x_a, x_0 = D) and variance
 
-    It takes the noise out at step t, and does the rest one row further down the table: the state
-    that it hands to the network as step t' has the level of t' - 1, and the share of fresh noise
-    is that between t - 1 and t' - 1.  On the cosine path of 100 steps the state is cleaner than
-    the network is told: sigma is lower by 2 % at t = 40, 8 % at t = 10, 28 % at t = 2.  Kept for
-    published weights; :class:`DDIM` is the consistent step.
+        ancestral_sd² + (d x_b / d x_0)² Var[x_0 | x_a],  d x_b / d x_0 = alpha_b - kept alpha_a,
+
+    kept = (alpha_a / alpha_b) sigma_b² / sigma_a².  ``variance(level)`` is Var[x_0 | x_a], a number
+    or a tensor that broadcasts against x (:func:`posterior_variance` estimates it).  Without, it is
+    0: the "small" variance of DDPM, which narrows the spread when steps are few.  With it Gaussian
+    data keep their spread for any number of steps.  Bao et al. 2022, Analytic-DPM, theorem 1.
     """
 
-    path: VariancePreserving
-    eta: float = 1.0
+    variance: Callable[[Level], Any] | None = None
 
-    def noise_sd(self, a: Level, b: Level) -> float:
-        """SD of the fresh noise; 0 when the next step is 0 or clean data."""
-        if b.t < 1:
-            return 0.0
-        return DDIM(self.eta).noise_sd(self._before(a), self._before(b))
-
-    def step(
-        self,
-        x: Float[Tensor, "*s"],
-        mean: Float[Tensor, "*s"],
-        a: Level,
-        b: Level,
-        noise: Float[Tensor, "*s"] | None = None,
-    ) -> Float[Tensor, "*s"]:
-        """State that the network is told to be at ``b``; clean data when ``b`` is."""
-        return _renoised(x, mean, a, self._before(b), self.noise_sd(a, b), noise)
-
-    def _before(self, level: Level) -> Level:
-        return CLEAN if level.t < 1 else self.path.level(int(level.t) - 1)
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        kept = a.alpha / b.alpha * b.sigma**2 / a.sigma**2
+        slope = b.alpha - kept * a.alpha
+        x_b = kept * x + slope * denoise(x, a)
+        own = 0.0 if self.variance is None else self.variance(a)
+        own = torch.as_tensor(own, dtype=x.dtype, device=x.device)
+        spread = (ancestral_sd(a, b) ** 2 + slope**2 * own).sqrt()
+        return x_b + spread * fresh() if (spread > 0).any() else x_b
 
 
-def _renoised(
-    x: Tensor, mean: Tensor, a: Level, b: Level, fresh: float, noise: Tensor | None
-) -> Tensor:
-    """x_b = alpha_b mean + sqrt(sigma_b² - fresh²) eps + fresh noise."""
-    if b.sigma == 0:
-        return b.alpha * mean
-    x_b = b.alpha * mean + math.sqrt(b.sigma**2 - fresh**2) * noise_of(x, mean, a)
-    if fresh == 0:
-        return x_b
-    if noise is None:
-        raise ValueError(f"the step from t={a.t:g} to t={b.t:g} adds noise, but none was given")
-    return x_b + fresh * noise
+@dataclass(frozen=True)
+class EDMStep:
+    """Karras et al. 2022, algorithm 2, on x / alpha and its noise r = sigma / alpha, for any path.
 
-
-def trailing(path: VariancePreserving, steps: int) -> list[Level]:
-    """``steps`` levels evenly spaced in t, the first being the noisiest of the path, then clean.
-
-    Examples
-    --------
-    >>> from neurodiff.diffusion.paths import cosine
-    >>> [int(level.t) for level in trailing(cosine(100), 4)]
-    [99, 74, 49, 24, -1]
+    ``order`` 1 is Euler (without churn: DDIM), 2 Heun, with two calls a step but for the last.
+    ``churn`` > 0 first raises r to r (1 + min(churn / steps, sqrt(2) - 1)), for r inside
+    ``between``, by noise of SD ``noise`` times what that takes; it needs the ``path`` and the
+    number of ``steps``.
     """
-    if not 1 <= steps <= path.steps:
-        raise ValueError(f"steps is {steps}; this path has 1 to {path.steps}")
-    times = [round(path.steps * (1 - i / steps)) - 1 for i in range(steps)]
-    return explicit(path, times)
+
+    order: int = 2
+    churn: float = 0.0
+    between: tuple[float, float] = (0.0, math.inf)
+    noise: float = 1.0
+    path: Path | None = None
+    steps: int = 1
+
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        z, r, r_b = x / a.alpha, a.ratio, b.ratio
+        if self.churn and self.between[0] <= r <= self.between[1]:
+            a = self.path.at(r * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)), whole=False)
+            z = z + math.sqrt(a.ratio**2 - r**2) * self.noise * fresh()
+            r = a.ratio
+        slope = (z - denoise(a.alpha * z, a)) / r
+        z_b = z + (r_b - r) * slope
+        if self.order == 2 and r_b > 0:
+            slope_b = (z_b - denoise(b.alpha * z_b, b)) / r_b
+            z_b = z + (r_b - r) * (slope + slope_b) / 2
+        return b.alpha * z_b
 
 
-def explicit(path: VariancePreserving, times: Sequence[int]) -> list[Level]:
-    """The levels of falling ``times``, then clean data if it is not the last (-1)."""
-    times = list(times)
-    if not times or any(b >= a for a, b in pairwise(times)):
-        raise ValueError(f"times must fall, got {times}")
-    if times[-1] != -1:
-        times.append(-1)
-    return [path.level(t) for t in times]
+@dataclass(frozen=True)
+class DPMSolver2M:
+    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: one call a step, second order.
 
-
-def bridge_2024(path: VariancePreserving, points: int = 64) -> list[Level]:
-    """The grid of the published MinD-3D bridge: ``points`` - 1 network calls, then clean data.
-
-    Times are those of a line of ``points`` + 1 from -1 to T, without its end, cut to integers
-    towards 0.  The first is not the noisiest step although sampling starts from pure noise.
-
-    Examples
-    --------
-    >>> from neurodiff.diffusion.paths import cosine
-    >>> [int(level.t) for level in bridge_2024(cosine(100), 8)]
-    [87, 74, 62, 49, 36, 24, 11, -1]
+    With lambda = ln(alpha / sigma), h = lambda_b - lambda_a and q = h_before / h:
+    x_b = sigma_b / sigma_a x_a + (alpha_b - alpha_a sigma_b / sigma_a) D',
+    D' = D + (D - D_before) / (2 q); the first step, and the one to clean data, take D' = D.
     """
-    line = torch.linspace(-1, path.steps, points + 1, dtype=torch.float64)[:-1]
-    return explicit(path, [int(t) for t in line.flip(0)])
+
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        mean = blend = denoise(x, a)
+        if "mean" in memory and b.sigma > 0 and a.alpha > 0:
+            h, h_before = (math.log(n.ratio / m.ratio) for n, m in [(a, b), (memory["level"], a)])
+            blend = mean + (mean - memory["mean"]) * (h / (2 * h_before))
+        memory.update(mean=mean, level=a)
+        fall = b.sigma / a.sigma
+        return fall * x + (b.alpha - a.alpha * fall) * blend

@@ -5,8 +5,7 @@ What is published, and differs from the consistent way:
 
 - fMRI tokens have unit length in training, and any length in sampling;
 - the grid starts one short of the noisiest step, from unit noise;
-- a step hands the network a state one step cleaner than it says
-  (:class:`~neurodiff.diffusion.solvers.BridgeDDIM2024`);
+- a step hands the network a state one step cleaner than it says (:class:`BridgeDDIM2024`);
 - guidance's null hides the noisy embedding together with the fMRI;
 - the decoder is trained on embeddings of length sqrt(dim) and used with length 1.
 
@@ -23,11 +22,52 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from neurodiff.diffusion.grids import explicit
 from neurodiff.diffusion.guidance import ClassifierFree
-from neurodiff.diffusion.paths import Level, VariancePreserving, add_noise
+from neurodiff.diffusion.paths import CLEAN, Level, VariancePreserving, add_noise
 from neurodiff.diffusion.sampling import Noise, item_noise, sample
-from neurodiff.diffusion.solvers import BridgeDDIM2024, bridge_2024
+from neurodiff.diffusion.solvers import ancestral_sd, renoised
 from neurodiff.models.feature_bridge import BridgeState, FeatureBridge
+
+
+@dataclass(frozen=True)
+class BridgeDDIM2024:
+    """The DDIM step of the published MinD-3D bridge (protocol ``mind3d-2024``).
+
+    It takes the noise out at step t, and does the rest one row further down the table: the state
+    that it hands to the network as step t' has the level of t' - 1, and the share of fresh noise
+    is that between t - 1 and t' - 1.  On the cosine path of 100 steps the state is cleaner than
+    the network is told: sigma is lower by 2 % at t = 40, 8 % at t = 10, 28 % at t = 2.  Kept for
+    published weights; :class:`~neurodiff.diffusion.solvers.DDIM` is the consistent step.
+    """
+
+    path: VariancePreserving
+    eta: float = 1.0
+
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        """State that the network is told to be at ``b``; no fresh noise from t' = 0 on."""
+        before, after = self._before(a), self._before(b)
+        sd = self.eta * ancestral_sd(before, after) if b.t >= 1 else 0.0
+        return renoised(x, denoise(x, a), a, after, sd, fresh)
+
+    def _before(self, level: Level) -> Level:
+        return CLEAN if level.t < 1 else self.path.level(int(level.t) - 1)
+
+
+def bridge_2024(path: VariancePreserving, points: int = 64) -> list[Level]:
+    """The grid of the published MinD-3D bridge: ``points`` - 1 network calls, then clean data.
+
+    Times are those of a line of ``points`` + 1 from -1 to T, without its end, cut to integers
+    towards 0.  The first is not the noisiest step although sampling starts from pure noise.
+
+    Examples
+    --------
+    >>> from neurodiff.diffusion.paths import cosine
+    >>> [int(level.t) for level in bridge_2024(cosine(100), 8)]
+    [87, 74, 62, 49, 36, 24, 11, -1]
+    """
+    line = torch.linspace(-1, path.steps, points + 1, dtype=torch.float64)[:-1]
+    return explicit(path, [int(t) for t in line.flip(0)])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""Schedulers of the library diffusers as solvers of this core."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurodiff.diffusion.heads import Head
+from neurodiff.diffusion.paths import CLEAN, Level
+
+HEADS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+
+
+@dataclass
+class DiffusersSolver:
+    """A scheduler, on the grid that it makes itself: ``sample(D, x, solver.grid(20), solver)``.
+
+    The state keeps the scaling that the scheduler gives to a network: alpha² + sigma² = 1, or
+    alpha = 1 - sigma for flow matching, or alpha = 1 for EDM.  ``generators``, one an item, feed
+    those that draw noise.  Coefficients are the library's, float32.
+    """
+
+    scheduler: Any
+    generators: Sequence[torch.Generator] | None = None
+
+    def grid(self, steps: int, **settings: Any) -> list[Level]:
+        """Set the scheduler's steps; the levels at which it asks for a mean (some twice a step).
+
+        Raises
+        ------
+        ValueError : a scheduler of the DDIM family that would step to another level than it
+            evaluates next (its stride is T // steps, whatever its timesteps are); one without
+            ``sigmas`` and ``alphas_cumprod``.
+        """
+        scheduler, name = self.scheduler, type(self.scheduler).__name__
+        scheduler.set_timesteps(steps, **settings)
+        times = scheduler.timesteps.tolist()
+        if "DDIM" in name:
+            stride = scheduler.config.num_train_timesteps // steps
+            if any(a - b != stride for a, b in pairwise(times)):
+                raise ValueError(
+                    f"{name} steps down by {stride}, but its timesteps are {times[:3]}...: it "
+                    "would not arrive where it evaluates next; use 'leading', or 'trailing' with "
+                    "steps that divide the training steps, or DDIM of this library"
+                )
+        if not hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod"):
+            raise ValueError(f"{name} tells no noise levels (sigmas or alphas_cumprod)")
+        levels, state = [], torch.zeros(1, 1)
+        with torch.random.fork_rng(devices=[]):  # a dry run: only the scheduler knows its levels
+            for step in range(len(times)):
+                levels.append(self._level(step))
+                state = self._scheduled(state, state, step, None)
+        self._begin = lambda: scheduler.set_timesteps(steps, **settings)
+        return [*levels, CLEAN]
+
+    def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        if "step" not in memory:  # a run begins: forget the last one
+            self._begin()
+        step = memory["step"] = memory.get("step", -1) + 1
+        to_network = self._scale(step) != 1 and self._head().kind != "edm"
+        raw = self._head().raw(denoise(x, a), x, a)
+        given = x / a.alpha if to_network else x
+        moved = self._scheduled(raw, given, step, self.generators).to(x)
+        return b.alpha * moved if to_network else moved
+
+    def _time(self, step: int) -> Tensor:
+        return self.scheduler.timesteps[step]
+
+    def _scale(self, step: int) -> float:
+        """What the scheduler multiplies a state by before a network sees it."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return 1.0
+        return float(self.scheduler.scale_model_input(torch.ones(1), self._time(step)))
+
+    def _head(self) -> Head:
+        if hasattr(self.scheduler, "precondition_outputs"):
+            return Head("edm", self.scheduler.config.sigma_data)
+        return Head(HEADS[self.scheduler.config.get("prediction_type", "flow_prediction")])
+
+    def _level(self, step: int) -> Level:
+        scheduler, t = self.scheduler, self._time(step)
+        self._scale(step)  # lets the scheduler find its place
+        if not hasattr(scheduler, "sigmas"):
+            power = float(scheduler.alphas_cumprod[int(t)].double())
+            return Level(float(t), power**0.5, (1 - power) ** 0.5)
+        sigma = float(scheduler.sigmas[scheduler.step_index or 0])
+        if hasattr(scheduler, "sigmas_interpol"):  # evaluates between: the scale tells where
+            known = torch.cat([scheduler.sigmas, scheduler.sigmas_interpol]).double()
+            near = (known - (self._scale(step) ** -2 - 1) ** 0.5).abs().nan_to_num(torch.inf)
+            sigma = float(known[near.argmin()])
+        if self._head().kind == "flow":
+            return Level(float(t), 1 - sigma, sigma)
+        if self._head().kind == "edm":
+            return Level(float(t), 1.0, sigma)
+        alpha = (1 + sigma**2) ** -0.5
+        return Level(float(t), alpha, sigma * alpha)
+
+    def _scheduled(self, raw: Tensor, x: Tensor, step: int, generators: Any) -> Tensor:
+        parameters = inspect.signature(self.scheduler.step).parameters
+        extra: dict[str, Any] = {"return_dict": False}
+        if "generator" in parameters and generators is not None:
+            extra["generator"] = list(generators)
+        if "prev_timestep" in parameters and step + 1 < len(self.scheduler.timesteps):
+            extra["prev_timestep"] = self._time(step + 1)  # UnCLIP's own guess is t - 1
+        return self.scheduler.step(raw, self._time(step), x, **extra)[0]

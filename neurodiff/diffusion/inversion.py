@@ -1,0 +1,88 @@
+"""Back along a grid: from data to the noise that DDIM turns into them, and across two models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurodiff.diffusion.paths import Level
+from neurodiff.diffusion.solvers import renoised
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """``x`` at the noisiest level, and ``residuals`` (steps, iterations + 1), clean end first:
+    |step(x_a) - x_b| / |x_b|, the largest of the batch; no columns if explicit."""
+
+    x: Tensor
+    residuals: Tensor
+
+
+@torch.no_grad()
+def invert(
+    denoiser: Callable[[Tensor, Level, Any], Tensor],
+    x0: Tensor,
+    grid: Sequence[Level],
+    *,
+    state: Any = None,
+    iterations: int = 30,
+    tolerance: float = 1e-14,
+    memory: int = 5,
+) -> Inverted:
+    """The state at ``grid[0]`` from which DDIM on ``grid`` arrives at ``x0`` (items, ...).
+
+    ``iterations`` = 0 is the explicit inversion (Song et al. 2021; LDAE), one call a step: the mean
+    of x_0 at the known state x_b serves for the way to x_a.  Its round trip is off by the order of
+    a step.
+
+    Otherwise each step then solves step(x_a) = x_b by x_a += alpha_a / alpha_b (x_b - step(x_a)),
+    which contracts by 1 - ratio_b / ratio_a or better when data are log-concave, with Anderson
+    mixing of the last ``memory`` iterates, each item by itself.  The iterate of the smallest
+    residual is kept; ``tolerance`` ends the iteration.  Pan et al. 2023, AIDI; Walker and Ni 2011.
+    """
+    x, residuals = x0, []
+    for b, a in pairwise(reversed(grid)):
+
+        def step(x_a: Tensor, a: Level = a, b: Level = b) -> Tensor:
+            return renoised(x_a, denoiser(x_a, a, state), a, b)
+
+        if b.sigma:
+            ahead = renoised(x, denoiser(x, b, state), b, a)
+        else:  # x_0 = D(x_a), and D has slope 1 / alpha_a where the noise is small
+            ahead = a.alpha * (2 * x - denoiser(a.alpha * x, a, state))
+        if iterations:
+            relax = a.alpha / b.alpha or a.sigma / b.sigma  # pure noise: D does not depend on x
+            ahead, seen = _solve(step, x, ahead, relax, iterations, tolerance, memory)
+            residuals.append(seen)
+        x = ahead
+    return Inverted(x, torch.tensor(residuals).reshape(len(grid) - 1, -1))
+
+
+def _solve(step, target, x, relax, iterations, tolerance, memory) -> tuple[Tensor, list[float]]:
+    """Anderson mixing on step(x) = target: the best iterate, and its residual after each call."""
+    scale = target.flatten(1).norm(dim=1).clamp(min=1e-30)
+    best, least, seen = x, torch.full_like(scale, torch.inf), []
+    points, rests = [], []  # the last iterates and what was missing at them, (n, d) each
+    for _ in range(iterations + 1):
+        points.append(x.flatten(1))
+        rests.append((target - step(x)).flatten(1))
+        error = rests[-1].norm(dim=1) / scale
+        best = torch.where((error < least).reshape(-1, *[1] * (x.ndim - 1)), x, best)
+        least = torch.minimum(least, error)
+        seen.append(float(least.max()))
+        if seen[-1] <= tolerance:
+            break
+        points, rests = points[-memory - 1 :], rests[-memory - 1 :]
+        move = relax * rests[-1]
+        if memory and len(points) > 1:
+            moved = torch.stack(points, 2).diff(dim=2)
+            fell = torch.stack(rests, 2).diff(dim=2)
+            share = (
+                torch.linalg.pinv(fell.mT @ fell, hermitian=True) @ fell.mT @ rests[-1][..., None]
+            )
+            move = move - ((moved + relax * fell) @ share)[..., 0]
+        x = (points[-1] + move).reshape(x.shape)
+    return best, seen + seen[-1:] * (iterations + 1 - len(seen))

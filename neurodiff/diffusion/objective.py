@@ -1,0 +1,125 @@
+"""What a denoiser is trained on, and what its error says about data.
+
+The error is taken on the mean of x_0 and weighted as the network's head would weight it, so that a
+guided or shifted denoiser trains with the very coefficients it samples with.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurodiff.diffusion.heads import Head
+from neurodiff.diffusion.paths import Level, Path
+from neurodiff.diffusion.sampling import Denoiser
+
+
+class Taps:
+    """Outputs of named modules, as they are made: ``with Taps(net, ["middle"]) as taps: net(x)``,
+    then ``taps["middle"]``.  ValueError, with the names that there are, for a layer that is not."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]):
+        modules = dict(network.named_modules())
+        if missing := [name for name in layers if name not in modules]:
+            raise ValueError(f"no layers {missing}; the network has {[n for n in modules if n]}")
+        self._modules, self._seen, self._hooks = {n: modules[n] for n in layers}, {}, []
+
+    def __enter__(self) -> "Taps":
+        for name, module in self._modules.items():
+            keep = lambda _, __, out, name=name: self._seen.__setitem__(name, out)  # noqa: E731
+            self._hooks.append(module.register_forward_hook(keep))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __getitem__(self, name: str) -> Tensor:
+        out = self._seen[name]
+        return out if isinstance(out, Tensor) else out[0]
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """A loss on the output of a layer: ``loss(features, target)`` -> (n,).  For alignment with a
+    frozen encoder (REPA, Yu et al. 2025) it holds the projection, and ``target`` the features."""
+
+    layer: str
+    loss: Callable[[Tensor, Any], Tensor]
+    weight: float = 1.0
+
+
+def one(level: Level) -> float:
+    """Every level alike."""
+    return 1.0
+
+
+def snr_power(power: float = 0.1) -> Callable[[Level], Any]:
+    """SNR^power / (1 + SNR), for noise prediction: PDAE's and LDAE's weight (Zhang et al. 2022)."""
+
+    def weight(level: Level) -> Any:
+        snr = (level.alpha / level.sigma) ** 2
+        return snr**power / (1 + snr)
+
+    return weight
+
+
+def min_snr(most: float = 5.0) -> Callable[[Level], Any]:
+    """min(SNR, most) / SNR, for noise prediction (Hang et al. 2023)."""
+
+    def weight(level: Level) -> Any:
+        snr = torch.as_tensor((level.alpha / level.sigma) ** 2)
+        return snr.clamp(max=most) / snr
+
+    return weight
+
+
+@dataclass(frozen=True)
+class Objective:
+    """weight(level) |prediction - target|², mean over dimensions, and auxiliary losses.
+
+    Parameters
+    ----------
+    path, head : what the denoiser was built with.
+    weight : of the head's own squared error: :func:`min_snr`, :func:`snr_power`, or one over the
+        ``weight`` of the head, times that of another, to train as if on that one.
+    density : (n, generator) -> times, by default the path's.
+    network, auxiliaries : the module whose layers the auxiliary losses read.
+    """
+
+    path: Path
+    head: Head
+    weight: Callable[[Level], Any] = one
+    density: Callable[[int, torch.Generator], Tensor] | None = None
+    network: nn.Module | None = None
+    auxiliaries: Sequence[Auxiliary] = ()
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Any = None,
+        *,
+        generator: torch.Generator,
+        targets: dict[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """Named terms; "loss" is minimised, "denoising" and each layer are its parts.
+
+        ``x0`` (n, ...), ``cond`` as the denoiser prepares it, ``targets`` of auxiliary losses by
+        layer.
+        """
+        t = (self.density or self.path.sample_t)(len(x0), generator)
+        level = self.path.levels(t, like=x0)
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        x = level.alpha * x0 + level.sigma * eps  # without the anchor: the denoiser knows it
+        with Taps(self.network or nn.Module(), [a.layer for a in self.auxiliaries]) as taps:
+            mean = denoiser(x, level, denoiser.prepare(cond))
+        error = (self.weight(level) * self.head.weight(level) * (mean - x0) ** 2).mean()
+        terms = {"loss": error, "denoising": error}
+        for part in self.auxiliaries:
+            value = part.loss(taps[part.layer], (targets or {}).get(part.layer)).mean()
+            terms[part.layer] = value
+            terms["loss"] = terms["loss"] + part.weight * value
+        return terms
