@@ -46,6 +46,9 @@ class _Hooked:
             raise ValueError(
                 f"{select!r} matches no module: nothing would be cached. It has {names}"
             )
+        for name in self.modules:
+            if outer := [n for n in self.modules if name.startswith(f"{n}.")]:
+                raise ValueError(f"{name!r} is inside {outer[0]!r}; select one of them")
         for name, module in self.modules.items():
             registry = HookRegistry.check_if_exists_or_initialize(module)
             registry.register_hook(Hook(name), f"neurodiff-{id(self)}")
@@ -84,7 +87,7 @@ class ContextCache(_Hooked):
         return compute() if self.active is None else self.active[name]
 
 
-def newton(places: Sequence[float], values: Sequence[Tensor], at: float) -> Tensor:
+def newton(places: Sequence[Any], values: Sequence[Tensor], at: Any) -> Tensor:
     """Newton's divided differences: exact where values are a polynomial of degree < len(places).
 
     Examples
@@ -194,7 +197,7 @@ class ModuleCache(_Hooked):
             counts = {name: sum(of.values()) for name, of in counter.get_flop_counts().items()}
             for name in self.modules:
                 own = [count for place, count in counts.items() if place.endswith(f".{name}")]
-                self.share[name] = max(own, default=0) / counts["Global"]
+                self.share[name] = max(own, default=0) / max(counts.get("Global", 0), 1)
             return mean
         finally:
             self.active = None

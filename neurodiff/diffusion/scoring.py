@@ -46,11 +46,11 @@ def denoising_errors(
 def log_likelihoods(errors: Tensor, levels: Sequence[Level]) -> Tensor:
     """log p(x_0 | c), up to a constant of the item, from errors: (items, conditions).
 
-    Trapezoids over ln SNR; what lies outside the levels is missing.
+    Trapezoids over ln SNR of levels in order; what lies outside them is missing.
     """
     snr = torch.tensor([level.log_snr for level in levels], dtype=errors.dtype)
     area = errors * snr.exp().to(errors) / 2
-    return -torch.trapezoid(area, snr.to(errors), dim=-1)
+    return -torch.trapezoid(area, snr.to(errors), dim=-1).abs()
 
 
 def posterior_variance(

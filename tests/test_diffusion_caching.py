@@ -1,0 +1,338 @@
+"""The two caches: the exact one against the uncached network, the other by what it must keep."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from neurodiff.diffusion.caching import (
+    ContextCache,
+    Gate,
+    Interval,
+    ModuleCache,
+    Schedule,
+    fit_schedule,
+    newton,
+)
+from neurodiff.diffusion.grids import trailing
+from neurodiff.diffusion.guidance import ClassifierFree
+from neurodiff.diffusion.heads import V
+from neurodiff.diffusion.paths import cosine
+from neurodiff.diffusion.sampling import NetworkDenoiser, sample
+from neurodiff.diffusion.solvers import DDIM, DPMSolver2M, EDMStep
+
+PATH = cosine(100)
+DEEP = r"down_blocks[.]1|middle_block|up_blocks[.]0"  # all but the outermost level of MONAI's
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(net):
+    """Give every parameter a value: new UNets end in zeros and would pass any comparison."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            spread = 1 / math.sqrt(p[0].numel()) if p.ndim > 1 else 0.1
+            p.copy_((p.ndim == 1) + spread * torch.randn(p.shape, generator=generator))
+    return net.eval().requires_grad_(False)
+
+
+def monai_unet(dims, context=None):
+    nets = pytest.importorskip("monai.networks.nets")
+    more = {} if context is None else {"with_conditioning": True, "cross_attention_dim": context}
+    return lively(
+        nets.DiffusionModelUNet(
+            spatial_dims=dims,
+            in_channels=2,
+            out_channels=2,
+            channels=(8, 16),
+            attention_levels=(False, context is not None),
+            num_res_blocks=1,
+            num_head_channels=8,
+            norm_num_groups=4,
+            **more,
+        )
+    )
+
+
+def diffusers_unet(context=None):
+    diffusers = pytest.importorskip("diffusers")
+    sizes = {
+        "sample_size": 8,
+        "in_channels": 2,
+        "out_channels": 2,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    if context is None:
+        plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+        return lively(diffusers.UNet2DModel(**sizes, **plain))
+    kinds = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    return lively(diffusers.UNet2DConditionModel(**sizes, **kinds, cross_attention_dim=context))
+
+
+def denoiser_of(net, library):
+    if library == "monai":
+        return NetworkDenoiser(lambda x, t, c: net(x, timesteps=t, context=c), V)
+    if library == "diffusers":
+        return NetworkDenoiser(lambda x, t, c: net(x, t, encoder_hidden_states=c).sample, V)
+    return NetworkDenoiser(lambda x, t, c: net(x, t).sample, V)
+
+
+def with_context(library, dims):
+    net = monai_unet(dims, 12) if library == "monai" else diffusers_unet(12)
+    return net, denoiser_of(net, library), normal(2, 9, 12, seed=4)
+
+
+CONDITIONED = pytest.mark.parametrize(
+    ("library", "dims"), [("monai", 2), ("monai", 3), ("diffusers", 2)]
+)
+PLAIN = pytest.mark.parametrize(
+    ("library", "dims"), [("monai", 2), ("monai", 3), ("unconditional", 2)]
+)
+
+
+def plain(library, dims):
+    net = monai_unet(dims) if library == "monai" else diffusers_unet()
+    select = DEEP if library == "monai" else r"down_blocks[.]1|mid_block|up_blocks[.]0"
+    return net, denoiser_of(net, library), select, normal(2, 2, *[8] * dims, seed=3)
+
+
+def run(denoiser, x, steps=8, solver=None, cond=None):
+    state = denoiser.prepare(cond)
+    return sample(denoiser, x, trailing(PATH, steps), solver or DDIM(), state=state)
+
+
+# --- keys and values of the condition ------------------------------------------------------------
+
+
+@CONDITIONED
+def test_context_cache_is_the_uncached_network(library, dims):
+    net, denoiser, context = with_context(library, dims)
+    x = normal(6, 2, *[8] * dims)  # three candidates of each of two items
+    wide = context.repeat_interleave(3, 0)
+    with FlopCounterMode(display=False) as before:
+        expected = run(denoiser, x, cond=wide)
+    cached = ContextCache(denoiser, net)
+    assert all(".attn2.to_" in name for name in cached.modules)
+    with FlopCounterMode(display=False) as after:
+        ours = run(cached, x, cond=context)
+    assert expected.abs().max() > 0.5
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    # 8 steps of 6 rows, against 2 rows once: each layer's products, and nothing else
+    own = sum(2 * 9 * m.weight.numel() for m in cached.modules.values())
+    assert before.get_total_flops() - after.get_total_flops() == own * (8 * 6 - 2)
+    cached.remove()
+    assert torch.equal(run(denoiser, x, cond=wide), expected)
+
+
+@CONDITIONED
+def test_context_cache_serves_both_branches_of_guidance(library, dims):
+    net, denoiser, context = with_context(library, dims)
+    x = normal(2, 2, *[8] * dims)
+    guided = ClassifierFree(denoiser, 3.0, lambda c: torch.zeros_like(c))
+    expected = run(guided, x, cond=context)
+    counted = []
+    layer = next(m for n, m in net.named_modules() if n.endswith("attn2.to_k"))
+    cached = ContextCache(denoiser, net)
+    layer.register_forward_hook(lambda *_: counted.append(1))
+    guided = ClassifierFree(cached, 3.0, lambda c: torch.zeros_like(c))
+    state = guided.prepare(context)
+    counted.clear()
+    ours = sample(guided, x, trailing(PATH, 8), DDIM(), state=state)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    before = guided.prepare(2 * context)  # another condition beside it
+    again = sample(guided, x, trailing(PATH, 8), DDIM(), state=state)
+    assert torch.equal(again, ours)
+    assert not torch.allclose(
+        sample(guided, x, trailing(PATH, 8), DDIM(), state=before), ours, atol=1e-3
+    )
+
+
+def test_context_cache_that_finds_no_attention_is_refused():
+    net, denoiser, _, _ = plain("monai", 2)
+    with pytest.raises(ValueError, match="matches no module: nothing would be cached"):
+        ContextCache(denoiser, net)
+
+
+# --- predicted outputs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_newton_is_exact_on_polynomials(degree):
+    places, at = [4.0, 7.0, 9.5, 13.0][: degree + 1], 15.0
+
+    def curve(t):
+        return torch.tensor([sum((i + 1) * (-t) ** i for i in range(degree + 1)), t**degree])
+
+    predicted = newton(places, [curve(t).double() for t in places], at)
+    torch.testing.assert_close(predicted, curve(at).double(), rtol=1e-12, atol=0)
+
+
+def test_newton_where_taylor_by_backward_differences_is_off_by_six():
+    """f = t² - 3t at 4, 7, 10, 13, asked at 15: 180 (the difference form gives 174)."""
+    values = [torch.tensor(t * t - 3 * t) for t in (4.0, 7.0, 10.0, 13.0)]
+    assert newton([4, 7, 10, 13], values, 15).item() == 180
+
+
+@PLAIN
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_interval_one_is_bitwise_the_uncached_run(library, dims, order):
+    net, denoiser, select, x = plain(library, dims)
+    expected = run(denoiser, x)
+    cache = ModuleCache(denoiser, net, select, policy=Interval(1), order=order)
+    assert torch.equal(run(cache, x), expected)
+    report = cache.report()
+    assert set(report["predicted"].values()) == {0}
+    assert report["full_calls"] == report["calls"] == 8
+
+
+@PLAIN
+def test_cache_saves_what_it_reports(library, dims):
+    net, denoiser, select, x = plain(library, dims)
+    with FlopCounterMode(display=False) as before:
+        expected = run(denoiser, x, steps=9)
+    cache = ModuleCache(denoiser, net, select, policy=Interval(3))
+    with FlopCounterMode(display=False) as after:
+        ours = run(cache, x, steps=9)
+    report = cache.report()
+    assert len(report["attached"]) == 3
+    assert set(report["computed"].values()) == {3}
+    assert set(report["predicted"].values()) == {6}
+    assert all(0.01 < share < 0.9 for share in report["share"].values())
+    spent = after.get_total_flops() / before.get_total_flops() * 9
+    assert report["full_calls"] == pytest.approx(spent, rel=1e-6)
+    assert spent < 8
+    assert not torch.equal(ours, expected)
+    cache.remove()
+    assert torch.equal(run(denoiser, x, steps=9), expected)
+
+
+class Line(nn.Module):
+    """Its part gives a polynomial in t, in a tuple as UNet blocks do."""
+
+    def __init__(self, degree):
+        super().__init__()
+        self.degree, self.part = degree, _Part()
+
+    def forward(self, x, t, cond):
+        out, (more,) = self.part(x, (t / 100) ** self.degree)
+        return out + more
+
+
+class _Part(nn.Module):
+    def forward(self, x, power):
+        value = power[:, None].expand_as(x)
+        return value, [2 * value]
+
+
+@pytest.mark.parametrize(("degree", "order"), [(0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize("solver", [DDIM(), DPMSolver2M(), EDMStep()])
+def test_a_polynomial_module_is_predicted_exactly(degree, order, solver):
+    """Heun asks twice at one level: two values at one place must not be divided."""
+    net, x = Line(degree), normal(2, 3).double()
+    denoiser = NetworkDenoiser(net, V)
+    policy = Schedule(frozenset([0, 1, 2, 3, 7, 12]))
+    cache = ModuleCache(denoiser, net, "part", policy=policy, order=order)
+    ours = run(cache, x, 12, solver)
+    predicted = cache.report()["predicted"]["part"]
+    assert predicted == cache.calls - len([c for c in policy.calls if c < cache.calls]) > 5
+    cache.remove()
+    torch.testing.assert_close(ours, run(denoiser, x, 12, solver), rtol=0, atol=1e-12)
+
+
+def test_branches_and_runs_do_not_mix():
+    net, denoiser, context = with_context("monai", 2)
+    x, null = normal(2, 2, 8, 8), lambda c: torch.zeros_like(c)
+    alone = {}
+    for name, cond in (("known", context), ("null", null(context))):
+        cache = ModuleCache(denoiser, net, DEEP, policy=Interval(2))
+        state = cache.prepare(cond)
+        level = trailing(PATH, 8)
+        alone[name] = [cache(x, n, state) for n in level[:4]]
+        cache.remove()
+    cache = ModuleCache(denoiser, net, DEEP, policy=Interval(2))
+    guided = ClassifierFree(cache, 3.0, null)
+    state = guided.prepare(context)
+    for _ in range(2):  # a second run on the same state begins anew
+        for i, n in enumerate(trailing(PATH, 8)[:4]):
+            mean = guided(x, n, state)
+            expected = alone["null"][i] + 3.0 * (alone["known"][i] - alone["null"][i])
+            assert torch.equal(mean, expected)
+
+
+def test_items_do_not_depend_on_their_batch():
+    net, denoiser, select, x = plain("monai", 2)
+    cache = ModuleCache(denoiser, net, select, policy=Interval(3), order=1)
+    together, alone = run(cache, x), run(cache, x[1:])
+    torch.testing.assert_close(alone, together[1:], rtol=1e-5, atol=1e-6)
+
+
+def test_gate_computes_more_when_it_tolerates_less():
+    net, denoiser, select, x = plain("monai", 2)
+    exact, computed, errors = run(denoiser, x, 20), [], []
+    for tolerance in (math.inf, 0.5, 0.1, 0.0):
+        cache = ModuleCache(denoiser, net, select, policy=Gate(tolerance))
+        errors.append((run(cache, x, 20) - exact).norm().item())
+        computed.append(sum(cache.report()["computed"].values()))
+        cache.remove()
+    assert computed == sorted(computed)
+    assert computed[0] == 3  # one call each, then nothing is ever uncertain enough
+    assert computed[-1] == 3 * 20
+    assert errors[-1] == 0 < errors[0]
+
+
+def test_gate_follows_the_error_of_a_prediction():
+    """A part that is a line in t: the first prediction (of two points) is exact, so after three
+    computed calls nothing is computed again."""
+    net = Line(1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=Gate(1e-6), order=1)
+    run(cache, normal(2, 3).double(), 12)
+    assert cache.report()["computed"]["part"] == 3
+
+
+def test_schedule_fitted_on_the_final_error_beats_an_interval():
+    net, denoiser, select, x = plain("monai", 2)
+    reference = run(denoiser, x, 12)
+    cache = ModuleCache(denoiser, net, select, policy=Interval(3), order=0)
+    errors = {"interval": (run(cache, x, 12) - reference).norm().item()}
+
+    def with_schedule(schedule):
+        cache.policy = schedule
+        return run(cache, x, 12)
+
+    fitted = fit_schedule(with_schedule, reference, calls=12, computed=4)
+    errors["fitted"] = (with_schedule(fitted) - reference).norm().item()
+    assert len(fitted.calls) == 4
+    assert 0 in fitted.calls
+    assert errors["fitted"] < errors["interval"]
+
+
+def test_a_cache_on_nothing_is_refused():
+    net, denoiser, _, _ = plain("monai", 2)
+    with pytest.raises(ValueError, match=r"'blocks' matches no module.*'middle_block'"):
+        ModuleCache(denoiser, net, "blocks", policy=Interval(2))
+
+
+def test_a_part_inside_another_is_refused():
+    net, denoiser, _, _ = plain("monai", 2)
+    with pytest.raises(ValueError, match=r"'middle_block\.resnet_1' is inside 'middle_block'"):
+        ModuleCache(denoiser, net, "middle_block([.]resnet_1)?", policy=Interval(2))
+
+
+def test_a_part_that_is_never_called_is_reported():
+    net = Line(1)
+    net.unused = nn.Linear(1, 1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part|unused", policy=Interval(2))
+    run(cache, normal(2, 3).double())
+    with pytest.raises(RuntimeError, match=r"never called \['unused'\]"):
+        cache.report()
