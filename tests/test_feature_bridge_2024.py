@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from neurodiff.diffusion.paths import cosine
 from neurodiff.diffusion.sampling import sample
+from neurodiff.models.feature_bridge import FeatureBridge
 from neurodiff.models.feature_bridge_2024 import BridgeDDIM2024, bridge_2024
 
 
@@ -49,3 +51,25 @@ def test_published_step_is_one_row_down_the_table():
     expected = after.sqrt() * mean + fresh * noise + (1 - after - fresh**2).sqrt() * eps
     ours = sample(lambda *_: mean, x, [a, b], BridgeDDIM2024(path), noise=lambda *_: noise)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+# --- the condition cache at the published size ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("candidates", "least"), [(1, 50), (16, 200)])
+def test_one_sample_costs_a_fiftieth_and_sixteen_a_two_hundredth(candidates, least):
+    """FLOPs of the published sampler's 63 calls: the condition once and three tokens a call,
+    against the whole network at each; on the meta device."""
+    calls = len(bridge_2024(cosine(100))) - 1
+    with torch.device("meta"):
+        net, tokens = FeatureBridge().eval(), torch.zeros(1, 768, 512)
+        x = torch.zeros(candidates, 512)
+        with FlopCounterMode(display=False) as once:
+            state = net.prepare(tokens).repeat(candidates)
+        with FlopCounterMode(display=False) as step:
+            net.step(x, 3, state)
+        with FlopCounterMode(display=False) as whole:
+            net(x, 3, tokens.expand(candidates, -1, -1))
+    cached = once.get_total_flops() + calls * step.get_total_flops()
+    assert calls == 63
+    assert calls * whole.get_total_flops() / cached >= least

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+TABLE: Any = {"dtype": torch.float64, "device": "cpu"}  # whatever torch's default device is
+
 
 @dataclass(frozen=True)
 class Level:
@@ -54,7 +56,7 @@ class Path:
 
     def level(self, t: Any) -> Level:
         """The level of time ``t``."""
-        alpha, sigma = self.coefficients(torch.tensor(t, dtype=torch.float64))
+        alpha, sigma = self.coefficients(torch.tensor(t, **TABLE))
         return self._point(float(t), float(alpha), float(sigma))
 
     def levels(self, t: Tensor, *, like: Tensor) -> Level:
@@ -207,7 +209,7 @@ def cosine_betas(
     steps: int, *, offset: float = 0.008, largest: float = 0.999
 ) -> Float[Tensor, " steps"]:
     """Betas whose product follows cos²((t / T + offset) / (1 + offset) * pi / 2), clipped."""
-    place = torch.arange(steps + 1, dtype=torch.float64) / steps
+    place = torch.arange(steps + 1, **TABLE) / steps
     curve = torch.cos((place + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - curve[1:] / curve[:-1]).clamp(0, largest)
 
@@ -219,14 +221,14 @@ def cosine(steps: int) -> VariancePreserving:
 
 def linear(steps: int, first: float = 1e-4, last: float = 0.02) -> VariancePreserving:
     """Evenly spaced betas (Ho et al. 2020; LDAE)."""
-    return vp(torch.linspace(first, last, steps, dtype=torch.float64))
+    return vp(torch.linspace(first, last, steps, **TABLE))
 
 
 def scaled_linear(steps: int, first: float = 0.00085, last: float = 0.012) -> VariancePreserving:
     """Betas with evenly spaced roots (latent diffusion; Versatile Diffusion)."""
-    return vp(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
+    return vp(torch.linspace(first**0.5, last**0.5, steps, **TABLE) ** 2)
 
 
 def constant(steps: int, beta: float = 0.008) -> VariancePreserving:
     """One beta for all steps (the semantic prior of PDAE and LDAE)."""
-    return vp(torch.full((steps,), beta, dtype=torch.float64))
+    return vp(torch.full((steps,), beta, **TABLE))

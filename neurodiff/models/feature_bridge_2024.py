@@ -66,7 +66,7 @@ def bridge_2024(path: VariancePreserving, points: int = 64) -> list[Level]:
     >>> [int(level.t) for level in bridge_2024(cosine(100), 8)]
     [87, 74, 62, 49, 36, 24, 11, -1]
     """
-    line = torch.linspace(-1, path.steps, points + 1, dtype=torch.float64)[:-1]
+    line = torch.linspace(-1, path.steps, points + 1, dtype=torch.float64, device="cpu")[:-1]
     return explicit(path, [int(t) for t in line.flip(0)])
 
 
