@@ -22,7 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from blob_volumes import trained
 
-from neurodiff.diffusion.caching import Gate, Interval, ModuleCache, Schedule, fit_schedule
+from neurodiff.diffusion.caching import (
+    ModuleCache,
+    Policy,
+    fit_schedule,
+    gate,
+    interval,
+    schedule,
+)
 from neurodiff.diffusion.grids import trailing
 from neurodiff.diffusion.sampling import item_noise, sample
 from neurodiff.diffusion.solvers import DDIM, DPMSolver2M
@@ -77,7 +84,7 @@ def main() -> None:
 
     def row(name: str, out: torch.Tensor, cost: float, seconds: float) -> float:
         off = errors(out, exact)
-        low, high = interval(off, options.seed)
+        low, high = bounds(off, options.seed)
         steps = math.ceil(cost - 1e-9)
         beside = uncached("2M", DPMSolver2M(), steps), uncached("DDIM", DDIM(), steps)
         print(
@@ -109,31 +116,31 @@ def main() -> None:
 
     two = DPMSolver2M()
     for order in (0, 1):
-        cached(f"DDIM-50, deep, every 5th, order {order}", DDIM(), 50, DEEP, Interval(5), order)
+        cached(f"DDIM-50, deep, every 5th, order {order}", DDIM(), 50, DEEP, interval(5), order)
     for order in (0, 1):
         name = f"DDIM-50, encoder, every 3rd, order {order}"
-        cached(name, DDIM(), 50, ENCODER, Interval(3), order)
+        cached(name, DDIM(), 50, ENCODER, interval(3), order)
     for steps, every in ((20, 2), (20, 3), (15, 2), (15, 3), (10, 3)):
         for order in (0, 1, 2):
             name = f"DPM++2M-{steps}, deep, every {every}, order {order}"
-            cached(name, two, steps, DEEP, Interval(every, warm_up=1), order)
+            cached(name, two, steps, DEEP, interval(every, warm_up=1), order)
     for tolerance in (0.05, 0.1, 0.2):
-        cached(f"DPM++2M-20, deep, gate {tolerance}, order 1", two, 20, DEEP, Gate(tolerance), 1)
+        cached(f"DPM++2M-20, deep, gate {tolerance}, order 1", two, 20, DEEP, gate(tolerance), 1)
 
     other = start(10_000, 8)
     target = run(model.denoiser, other, two, 200)
     for steps, computed in ((20, 6), (20, 4), (18, 4), (15, 5), (15, 4)):
-        cache = ModuleCache(model.denoiser, model.net, DEEP, policy=Interval(1), order=1)
+        cache = ModuleCache(model.denoiser, model.net, DEEP, policy=interval(1), order=1)
 
-        def with_schedule(schedule: Schedule, cache=cache, steps=steps) -> torch.Tensor:
-            cache.policy = schedule
+        def with_policy(policy: Policy, cache=cache, steps=steps) -> torch.Tensor:
+            cache.policy = policy
             return run(cache, other, two, steps)
 
-        fitted = fit_schedule(with_schedule, target, calls=steps, computed=computed)
+        fitted = fit_schedule(with_policy, target, calls=steps, computed=computed)
         cache.remove()
         name = f"DPM++2M-{steps}, deep, {computed} fitted, order 1"
-        cached(name, two, steps, DEEP, fitted, 1)
-        print(f"    computes calls {sorted(fitted.calls)}")
+        cached(name, two, steps, DEEP, schedule(fitted), 1)
+        print(f"    computes calls {sorted(fitted)}")
 
     print(f"\ngoal: {goal:.4f} (DPM++2M-15) at 11 call equivalents or fewer")
     if best is None:
@@ -143,7 +150,7 @@ def main() -> None:
         print(f"{verdict}: {best[2]}: {best[1]:.4f} at {best[0]:.2f}")
 
 
-def interval(values: torch.Tensor, seed: int) -> tuple[float, float]:
+def bounds(values: torch.Tensor, seed: int) -> tuple[float, float]:
     estimate = bootstrap_interval(values.numpy(), seed=seed)
     return estimate.low, estimate.high
 

@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neurodiff.diffusion.caching import (
     ContextCache,
-    Gate,
-    Interval,
     ModuleCache,
-    Schedule,
     fit_schedule,
+    gate,
+    interval,
     newton,
+    schedule,
 )
 from neurodiff.diffusion.grids import trailing
 from neurodiff.diffusion.guidance import ClassifierFree
@@ -158,9 +158,16 @@ def test_context_cache_serves_both_branches_of_guidance(library, dims):
     )
 
 
+def test_rows_that_are_no_candidates_are_refused():
+    net, denoiser, context = with_context("monai", 2)
+    cached = ContextCache(denoiser, net)
+    with pytest.raises(ValueError, match="3 rows are no multiple of 2 contexts"):
+        cached(normal(3, 2, 8, 8), PATH.level(5), cached.prepare(context))
+
+
 def test_context_cache_that_finds_no_attention_is_refused():
     net, denoiser, _, _ = plain("monai", 2)
-    with pytest.raises(ValueError, match="matches no module: nothing would be cached"):
+    with pytest.raises(ValueError, match="matches no module: nothing to cache"):
         ContextCache(denoiser, net)
 
 
@@ -189,7 +196,7 @@ def test_newton_where_taylor_by_backward_differences_is_off_by_six():
 def test_interval_one_is_bitwise_the_uncached_run(library, dims, order):
     net, denoiser, select, x = plain(library, dims)
     expected = run(denoiser, x)
-    cache = ModuleCache(denoiser, net, select, policy=Interval(1), order=order)
+    cache = ModuleCache(denoiser, net, select, policy=interval(1), order=order)
     assert torch.equal(run(cache, x), expected)
     report = cache.report()
     assert set(report["predicted"].values()) == {0}
@@ -201,7 +208,7 @@ def test_cache_saves_what_it_reports(library, dims):
     net, denoiser, select, x = plain(library, dims)
     with FlopCounterMode(display=False) as before:
         expected = run(denoiser, x, steps=9)
-    cache = ModuleCache(denoiser, net, select, policy=Interval(3))
+    cache = ModuleCache(denoiser, net, select, policy=interval(3))
     with FlopCounterMode(display=False) as after:
         ours = run(cache, x, steps=9)
     report = cache.report()
@@ -241,11 +248,11 @@ def test_a_polynomial_module_is_predicted_exactly(degree, order, solver):
     """Heun asks twice at one level: two values at one place must not be divided."""
     net, x = Line(degree), normal(2, 3).double()
     denoiser = NetworkDenoiser(net, V)
-    policy = Schedule(frozenset([0, 1, 2, 3, 7, 12]))
-    cache = ModuleCache(denoiser, net, "part", policy=policy, order=order)
+    calls = {0, 1, 2, 3, 7, 12}
+    cache = ModuleCache(denoiser, net, "part", policy=schedule(calls), order=order)
     ours = run(cache, x, 12, solver)
     predicted = cache.report()["predicted"]["part"]
-    assert predicted == cache.calls - len([c for c in policy.calls if c < cache.calls]) > 5
+    assert predicted == cache.calls - len([c for c in calls if c < cache.calls]) > 5
     cache.remove()
     torch.testing.assert_close(ours, run(denoiser, x, 12, solver), rtol=0, atol=1e-12)
 
@@ -255,12 +262,12 @@ def test_branches_and_runs_do_not_mix():
     x, null = normal(2, 2, 8, 8), lambda c: torch.zeros_like(c)
     alone = {}
     for name, cond in (("known", context), ("null", null(context))):
-        cache = ModuleCache(denoiser, net, DEEP, policy=Interval(2))
+        cache = ModuleCache(denoiser, net, DEEP, policy=interval(2))
         state = cache.prepare(cond)
         level = trailing(PATH, 8)
         alone[name] = [cache(x, n, state) for n in level[:4]]
         cache.remove()
-    cache = ModuleCache(denoiser, net, DEEP, policy=Interval(2))
+    cache = ModuleCache(denoiser, net, DEEP, policy=interval(2))
     guided = ClassifierFree(cache, 3.0, null)
     state = guided.prepare(context)
     for _ in range(2):  # a second run on the same state begins anew
@@ -270,9 +277,36 @@ def test_branches_and_runs_do_not_mix():
             assert torch.equal(mean, expected)
 
 
+def test_a_run_that_was_cut_off_leaves_nothing_to_the_next():
+    """The next one starts at a cleaner level, as if it went on."""
+    net, denoiser, select, x = plain("monai", 2)
+    grid, cache = trailing(PATH, 8), ModuleCache(denoiser, net, select, policy=interval(3))
+
+    def stop(call, level, x, mean):
+        if call == 1:
+            raise KeyboardInterrupt
+
+    state = cache.prepare(None)
+    expected = sample(cache, x, grid[4:], DDIM(), state=cache.prepare(None))
+    with pytest.raises(KeyboardInterrupt):
+        sample(cache, x, grid, DDIM(), state=state, callback=stop)
+    assert torch.equal(sample(cache, x, grid[4:], DDIM(), state=state), expected)
+
+
+def test_half_precision_is_predicted_in_single():
+    """A line in t, stored in bfloat16 at 16 and 17, asked at 18.5: exact but for one rounding."""
+    net = Line(1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=interval(2))
+    kept = [(t, [torch.tensor([2 * t, 1 - t], dtype=torch.bfloat16), None], None) for t in (16, 17)]
+    guess, nothing = cache._predict(kept, 18.5)
+    assert guess.dtype == torch.bfloat16
+    assert torch.equal(guess, torch.tensor([37, -17.5], dtype=torch.bfloat16))
+    assert nothing is None
+
+
 def test_items_do_not_depend_on_their_batch():
     net, denoiser, select, x = plain("monai", 2)
-    cache = ModuleCache(denoiser, net, select, policy=Interval(3), order=1)
+    cache = ModuleCache(denoiser, net, select, policy=interval(3), order=1)
     together, alone = run(cache, x), run(cache, x[1:])
     torch.testing.assert_close(alone, together[1:], rtol=1e-5, atol=1e-6)
 
@@ -281,12 +315,12 @@ def test_gate_computes_more_when_it_tolerates_less():
     net, denoiser, select, x = plain("monai", 2)
     exact, computed, errors = run(denoiser, x, 20), [], []
     for tolerance in (math.inf, 0.5, 0.1, 0.0):
-        cache = ModuleCache(denoiser, net, select, policy=Gate(tolerance))
+        cache = ModuleCache(denoiser, net, select, policy=gate(tolerance))
         errors.append((run(cache, x, 20) - exact).norm().item())
         computed.append(sum(cache.report()["computed"].values()))
         cache.remove()
     assert computed == sorted(computed)
-    assert computed[0] == 3  # one call each, then nothing is ever uncertain enough
+    assert computed[0] == 3  # one call each: not even infinity is above infinity
     assert computed[-1] == 3 * 20
     assert errors[-1] == 0 < errors[0]
 
@@ -295,7 +329,7 @@ def test_gate_follows_the_error_of_a_prediction():
     """A part that is a line in t: the first prediction (of two points) is exact, so after three
     computed calls nothing is computed again."""
     net = Line(1)
-    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=Gate(1e-6), order=1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=gate(1e-6), order=1)
     run(cache, normal(2, 3).double(), 12)
     assert cache.report()["computed"]["part"] == 3
 
@@ -303,36 +337,36 @@ def test_gate_follows_the_error_of_a_prediction():
 def test_schedule_fitted_on_the_final_error_beats_an_interval():
     net, denoiser, select, x = plain("monai", 2)
     reference = run(denoiser, x, 12)
-    cache = ModuleCache(denoiser, net, select, policy=Interval(3), order=0)
+    cache = ModuleCache(denoiser, net, select, policy=interval(3), order=0)
     errors = {"interval": (run(cache, x, 12) - reference).norm().item()}
 
-    def with_schedule(schedule):
-        cache.policy = schedule
+    def with_policy(policy):
+        cache.policy = policy
         return run(cache, x, 12)
 
-    fitted = fit_schedule(with_schedule, reference, calls=12, computed=4)
-    errors["fitted"] = (with_schedule(fitted) - reference).norm().item()
-    assert len(fitted.calls) == 4
-    assert 0 in fitted.calls
+    fitted = fit_schedule(with_policy, reference, calls=12, computed=4)
+    errors["fitted"] = (with_policy(schedule(fitted)) - reference).norm().item()
+    assert len(fitted) == 4
+    assert 0 in fitted
     assert errors["fitted"] < errors["interval"]
 
 
 def test_a_cache_on_nothing_is_refused():
     net, denoiser, _, _ = plain("monai", 2)
     with pytest.raises(ValueError, match=r"'blocks' matches no module.*'middle_block'"):
-        ModuleCache(denoiser, net, "blocks", policy=Interval(2))
+        ModuleCache(denoiser, net, "blocks", policy=interval(2))
 
 
 def test_a_part_inside_another_is_refused():
     net, denoiser, _, _ = plain("monai", 2)
     with pytest.raises(ValueError, match=r"'middle_block\.resnet_1' is inside 'middle_block'"):
-        ModuleCache(denoiser, net, "middle_block([.]resnet_1)?", policy=Interval(2))
+        ModuleCache(denoiser, net, "middle_block([.]resnet_1)?", policy=interval(2))
 
 
 def test_a_part_that_is_never_called_is_reported():
     net = Line(1)
     net.unused = nn.Linear(1, 1)
-    cache = ModuleCache(NetworkDenoiser(net, V), net, "part|unused", policy=Interval(2))
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part|unused", policy=interval(2))
     run(cache, normal(2, 3).double())
     with pytest.raises(RuntimeError, match=r"never called \['unused'\]"):
         cache.report()

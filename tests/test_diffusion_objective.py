@@ -7,11 +7,12 @@ import torch
 
 from neurodiff.diffusion.heads import EPS, X0, Head, V
 from neurodiff.diffusion.latents import Latents
-from neurodiff.diffusion.objective import Auxiliary, Objective, Taps, min_snr, snr_power
+from neurodiff.diffusion.objective import Auxiliary, Objective, min_snr, snr_power
 from neurodiff.diffusion.paths import EDM, Level, anchored, cosine, linear
 from neurodiff.diffusion.sampling import NetworkDenoiser
 from neurodiff.diffusion.scoring import denoising_errors, log_likelihoods, posterior_variance
 from neurodiff.diffusion.solvers import Ancestral
+from neurodiff.diffusion.taps import features, tapped
 
 
 def normal(*shape, seed=0):
@@ -152,15 +153,39 @@ def test_auxiliary_losses_read_a_layer_and_train_it():
 
 def test_taps():
     net, x = network_of_two_layers(), normal(2, 3)
-    with Taps(net, ["1", "2"]) as taps:
+    with tapped(net, ["1", "2"]) as seen:
         out = net(x)
-    assert torch.equal(taps["2"], out)
-    assert torch.equal(taps["1"], net[:2](x))
+    assert torch.equal(seen["2"], out)
+    assert torch.equal(seen["1"], net[:2](x))
     net(2 * x)
-    assert torch.equal(taps["2"], out)  # no longer attached
+    assert torch.equal(seen["2"], out)  # no longer attached
     names = r"no layers \['middle'\]; the network has \['0', '1', '2'\]"
     with pytest.raises(ValueError, match=names):
-        Taps(net, ["middle"])
+        tapped(net, ["middle"]).__enter__()
+
+
+def test_features_by_layer_and_level():
+    net = torch.nn.Sequential(
+        torch.nn.Conv1d(2, 3, 1, bias=False), torch.nn.Conv1d(3, 2, 1)
+    ).double()
+    x0, levels = normal(4, 2, 5), [cosine(100).level(t) for t in (60, 10)]
+
+    def denoiser(x, level, state):
+        return net(x)
+
+    def found(rows):
+        generators = [seeded(i) for i in rows]
+        return features(denoiser, net, x0[rows], ["0"], levels, generators)
+
+    all_rows = found([0, 1, 2, 3])
+    assert list(all_rows) == [("0", 60.0), ("0", 10.0)]
+    for level in levels:
+        eps = torch.stack(
+            [torch.randn(2, 5, generator=seeded(i), dtype=x0.dtype) for i in range(4)]
+        )
+        x = level.alpha * x0 + level.sigma * eps
+        torch.testing.assert_close(all_rows["0", level.t], (x.mean(2) @ net[0].weight[..., 0].T))
+        torch.testing.assert_close(found([2])["0", level.t], all_rows["0", level.t][2:3])
 
 
 # --- scores --------------------------------------------------------------------------------------

@@ -10,16 +10,17 @@ not mix.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from neurodiff.diffusion.paths import Level
-from neurodiff.diffusion.sampling import Denoiser
+from neurodiff.diffusion.sampling import RUN, Denoiser
 
 CROSS_ATTENTION = r"(.*\.)?attn2\.to_[kv]"  # of diffusers and MONAI
 
@@ -31,10 +32,6 @@ class _Hooked:
         from diffusers.hooks import HookRegistry, ModelHook
 
         class Hook(ModelHook):
-            def __init__(self, name: str):
-                super().__init__()
-                self.name = name
-
             def new_forward(hook, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 original = hook.fn_ref.original_forward
                 return self._answer(hook.name, lambda: original(*args, **kwargs))
@@ -43,15 +40,14 @@ class _Hooked:
         self.modules = {n: m for n, m in network.named_modules() if re.fullmatch(select, n)}
         if not self.modules:
             names = [n for n, _ in network.named_modules() if n.count(".") <= 1 and n]
-            raise ValueError(
-                f"{select!r} matches no module: nothing would be cached. It has {names}"
-            )
+            raise ValueError(f"{select!r} matches no module: nothing to cache among {names}")
         for name in self.modules:
             if outer := [n for n in self.modules if name.startswith(f"{n}.")]:
                 raise ValueError(f"{name!r} is inside {outer[0]!r}; select one of them")
         for name, module in self.modules.items():
-            registry = HookRegistry.check_if_exists_or_initialize(module)
-            registry.register_hook(Hook(name), f"neurodiff-{id(self)}")
+            hook, registry = Hook(), HookRegistry.check_if_exists_or_initialize(module)
+            hook.name = name
+            registry.register_hook(hook, f"neurodiff-{id(self)}")
 
     def remove(self) -> None:
         """Give the modules their own forward back."""
@@ -69,17 +65,21 @@ class ContextCache(_Hooked):
     def __init__(self, denoiser: Denoiser, network: nn.Module, select: str = CROSS_ATTENTION):
         super().__init__(denoiser, network, select)
 
-    def prepare(self, cond: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        self.active = None
-        return cond, {name: module(cond) for name, module in self.modules.items()}
+    def prepare(self, cond: Tensor) -> dict[int, tuple[Any, dict[str, Tensor]]]:
+        known = {name: module(cond) for name, module in self.modules.items()}
+        return {len(cond): (cond, known)}
 
-    def __call__(self, x: Tensor, level: Level, state: tuple[Tensor, dict]) -> Tensor:
-        context, known = state
-        times = len(x) // len(context)
-        self.active = {name: kept.repeat_interleave(times, 0) for name, kept in known.items()}
+    def __call__(self, x: Tensor, level: Level, state: dict) -> Tensor:
+        if len(x) not in state:  # rows for the candidates, once
+            context, known = next(iter(state.values()))
+            times, rest = divmod(len(x), len(context))
+            if rest:
+                raise ValueError(f"{len(x)} rows are no multiple of {len(context)} contexts")
+            wide = {name: kept.repeat_interleave(times, 0) for name, kept in known.items()}
+            state[len(x)] = context.repeat_interleave(times, 0), wide
+        context, self.active = state[len(x)]
         try:
-            wide = context.repeat_interleave(times, 0)
-            return self.denoiser(x, level, self.denoiser.prepare(wide))
+            return self.denoiser(x, level, self.denoiser.prepare(context))
         finally:
             self.active = None
 
@@ -105,48 +105,37 @@ def newton(places: Sequence[Any], values: Sequence[Tensor], at: Any) -> Tensor:
     return out
 
 
-@dataclass(frozen=True)
-class Interval:
+Policy = Callable[[int, Callable[[], float]], bool]  # (call, drift) -> compute?
+
+
+def interval(every: int, warm_up: int = 1) -> Policy:
     """Compute every ``every``-th call, and the first ``warm_up``; 1 is no cache."""
-
-    every: int
-    warm_up: int = 1
-
-    def computes(self, call: int, drift: float) -> bool:
-        return call % self.every == 0 or call < self.warm_up
+    return lambda call, drift: call % every == 0 or call < warm_up
 
 
-@dataclass(frozen=True)
-class Schedule:
+def schedule(calls: Collection[int]) -> Policy:
     """Compute at these calls, such as :func:`fit_schedule` finds."""
-
-    calls: frozenset[int]
-
-    def computes(self, call: int, drift: float) -> bool:
-        return call in self.calls
+    return lambda call, drift: call in calls
 
 
-@dataclass(frozen=True)
-class Gate:
-    """Compute when the error to expect is above ``tolerance``: the relative error of the prediction
-    at the last computed call, a call since.  The batch decides as a whole, so an item's result
-    depends on its batch; fix what it decided with ``Schedule``."""
+def gate(tolerance: float) -> Policy:
+    """Compute when the error to expect is above ``tolerance``: the relative error that predicting
+    the last computed output would have had, times the way since over the way before it.
 
-    tolerance: float
-
-    def computes(self, call: int, drift: float) -> bool:
-        return drift > self.tolerance
+    The batch decides as a whole, so an item's result depends on its batch.
+    """
+    return lambda call, drift: drift() > tolerance
 
 
 @dataclass
 class _Branch:
-    """What one prepared state keeps: ``kept[name]`` holds (place, leaves of the output, tree)."""
+    """What one prepared state keeps: ``kept[name]`` holds (place, leaves, tree) of outputs."""
 
     inner: Any
+    run: object = None
     call: int = -1
     level: Level | None = None
     kept: dict[str, list] = field(default_factory=dict)
-    rates: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class ModuleCache(_Hooked):
@@ -158,7 +147,7 @@ class ModuleCache(_Hooked):
         parts are cached.
     select : regular expression of full module names, none inside another.  On MONAI's UNets
         ``"down_blocks[.][1-9]|middle_block|up_blocks[.][0-1]"`` leaves the outermost level live.
-    policy : :class:`Interval`, :class:`Schedule` or :class:`Gate`.
+    policy : :func:`interval`, :func:`schedule` or :func:`gate`.
     order : of the predictor; 0 reuses the last output, 1 is a line through the last two.
     place : coordinate of the prediction, a function of the level.
     """
@@ -169,24 +158,23 @@ class ModuleCache(_Hooked):
         network: nn.Module,
         select: str,
         *,
-        policy: Interval | Schedule | Gate,
+        policy: Policy,
         order: int = 1,
         place: Callable[[Level], float] = lambda level: level.t,
     ):
         super().__init__(denoiser, network, select)
         self.policy, self.order, self.place = policy, order, place
         self.calls, self.share = 0, {}
-        self.computed, self.predicted = (
-            dict.fromkeys(self.modules, 0),
-            dict.fromkeys(self.modules, 0),
-        )
+        self.computed = dict.fromkeys(self.modules, 0)
+        self.predicted = dict.fromkeys(self.modules, 0)
 
     def prepare(self, cond: Any) -> _Branch:
         return _Branch(self.denoiser.prepare(cond))
 
     def __call__(self, x: Tensor, level: Level, state: _Branch) -> Tensor:
-        if state.level is None or level.log_snr < state.level.log_snr:  # a run begins
-            state.call, state.kept, state.rates = -1, {}, {}
+        rises = state.level is None or level.log_snr < state.level.log_snr
+        if rises or RUN.get() is not state.run:  # a run begins
+            state.call, state.kept, state.run = -1, {}, RUN.get()
         state.call, state.level, self.active = state.call + 1, level, state
         self.calls += 1
         try:
@@ -207,26 +195,35 @@ class ModuleCache(_Hooked):
         if branch is None:
             return compute()
         kept, at = branch.kept.setdefault(name, []), self.place(branch.level)
-        rate, since = branch.rates.get(name, (math.inf, 0))
-        if kept and not self.policy.computes(branch.call, rate * (since + 1)):
+        if kept and not self.policy(branch.call, lambda: self._drift(kept, at)):
             self.predicted[name] += 1
-            branch.rates[name] = rate, since + 1
             return pytree.tree_unflatten(self._predict(kept, at), kept[-1][2])
-        out = compute()
         self.computed[name] += 1
-        leaves, tree = pytree.tree_flatten(out)
-        if kept and isinstance(self.policy, Gate):
-            pairs = list(zip(self._predict(kept, at), leaves, strict=True))
-            off = sum(float((guess - leaf).norm()) for guess, leaf in pairs)
-            rate = off / sum(float(leaf.norm()) for leaf in leaves) / (since + 1)
-        branch.rates[name] = rate, 0
-        kept[:] = [*(one for one in kept if one[0] != at), (at, leaves, tree)][-self.order - 1 :]
+        out = compute()
+        kept[:] = [*(one for one in kept if one[0] != at), (at, *pytree.tree_flatten(out))]
+        del kept[: -self.order - 2]  # one more than a prediction takes, to judge the last one by
         return out
 
-    @staticmethod
-    def _predict(kept: list, at: float) -> list[Tensor]:
-        places = [place for place, _, _ in kept]
-        return [newton(places, values, at) for values in zip(*(k[1] for k in kept), strict=True)]
+    def _predict(self, kept: list, at: float) -> list[Any]:
+        """Leaves at a place; differences of half precision are taken in single."""
+        kept, guesses = kept[-self.order - 1 :], []
+        for values in zip(*(leaves for _, leaves, _ in kept), strict=True):
+            last = values[-1]
+            if isinstance(last, Tensor) and last.is_floating_point() and len(kept) > 1:
+                wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
+                last = newton([place for place, _, _ in kept], wide, at).to(last.dtype)
+            guesses.append(last)
+        return guesses
+
+    def _drift(self, kept: list, at: float) -> float:
+        if len(kept) < 2:
+            return math.inf
+        (before, _, _), (last, leaves, _) = kept[-2:]
+        pairs = zip(self._predict(kept[:-1], last), leaves, strict=True)
+        pairs = [(guess, leaf) for guess, leaf in pairs if isinstance(leaf, Tensor)]
+        off = sum(float((guess - leaf).norm()) for guess, leaf in pairs)
+        size = sum(float(leaf.norm()) for _, leaf in pairs)
+        return off / max(size, 1e-30) * abs((at - last) / (last - before))
 
     def report(self) -> dict[str, Any]:
         """What was attached and what it saved.
@@ -242,19 +239,13 @@ class ModuleCache(_Hooked):
         if self.calls and (idle := [name for name, count in asked.items() if not count]):
             raise RuntimeError(f"the network never called {idle}; they cannot be cached")
         saved = sum(self.share.get(name, 0) * count for name, count in self.predicted.items())
-        return {
-            "attached": list(self.modules),
-            "share": self.share,
-            "computed": self.computed,
-            "predicted": self.predicted,
-            "calls": self.calls,
-            "full_calls": self.calls - saved,
-        }
+        told = {name: getattr(self, name) for name in ("share", "computed", "predicted", "calls")}
+        return {"attached": list(self.modules), **told, "full_calls": self.calls - saved}
 
 
 def fit_schedule(
-    run: Callable[[Schedule], Tensor], reference: Tensor, *, calls: int, computed: int
-) -> Schedule:
+    run: Callable[[Policy], Tensor], reference: Tensor, *, calls: int, computed: int
+) -> frozenset[int]:
     """Which ``computed`` of ``calls`` to compute so that the end of the run is near ``reference``.
 
     Starts from all calls and gives up, one by one, the one whose loss moves the result of ``run``
@@ -262,6 +253,6 @@ def fit_schedule(
     """
     left = frozenset(range(calls))
     while len(left) > computed:
-        errors = {c: float((run(Schedule(left - {c})) - reference).norm()) for c in left - {0}}
+        errors = {c: float((run(schedule(left - {c})) - reference).norm()) for c in left - {0}}
         left -= {min(errors, key=errors.__getitem__)}
-    return Schedule(left)
+    return left

@@ -54,27 +54,23 @@ class DiffusersSolver:
             for step in range(len(times)):
                 levels.append(self._level(step))
                 state = self._scheduled(state, state, step, None)
-        self._begin = lambda: scheduler.set_timesteps(steps, **settings)
+        self._steps, self._settings = steps, settings
         return [*levels, CLEAN]
 
     def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
-        if "step" not in memory:  # a run begins: forget the last one
-            self._begin()
         step = memory["step"] = memory.get("step", -1) + 1
+        if step == 0:  # a run begins: forget the last one
+            self.scheduler.set_timesteps(self._steps, **self._settings)
         to_network = self._scale(step) != 1 and self._head().kind != "edm"
         raw = self._head().raw(denoise(x, a), x, a)
         given = x / a.alpha if to_network else x
         moved = self._scheduled(raw, given, step, self.generators).to(x)
         return b.alpha * moved if to_network else moved
 
-    def _time(self, step: int) -> Tensor:
-        return self.scheduler.timesteps[step]
-
     def _scale(self, step: int) -> float:
         """What the scheduler multiplies a state by before a network sees it."""
-        if not hasattr(self.scheduler, "scale_model_input"):
-            return 1.0
-        return float(self.scheduler.scale_model_input(torch.ones(1), self._time(step)))
+        scaled = getattr(self.scheduler, "scale_model_input", lambda x, t: x)
+        return float(scaled(torch.ones(1), self.scheduler.timesteps[step]))
 
     def _head(self) -> Head:
         if hasattr(self.scheduler, "precondition_outputs"):
@@ -82,7 +78,7 @@ class DiffusersSolver:
         return Head(HEADS[self.scheduler.config.get("prediction_type", "flow_prediction")])
 
     def _level(self, step: int) -> Level:
-        scheduler, t = self.scheduler, self._time(step)
+        scheduler, t = self.scheduler, self.scheduler.timesteps[step]
         self._scale(step)  # lets the scheduler find its place
         if not hasattr(scheduler, "sigmas"):
             power = float(scheduler.alphas_cumprod[int(t)].double())
@@ -102,8 +98,9 @@ class DiffusersSolver:
     def _scheduled(self, raw: Tensor, x: Tensor, step: int, generators: Any) -> Tensor:
         parameters = inspect.signature(self.scheduler.step).parameters
         extra: dict[str, Any] = {"return_dict": False}
+        t, *rest = self.scheduler.timesteps[step:]
         if "generator" in parameters and generators is not None:
             extra["generator"] = list(generators)
-        if "prev_timestep" in parameters and step + 1 < len(self.scheduler.timesteps):
-            extra["prev_timestep"] = self._time(step + 1)  # UnCLIP's own guess is t - 1
-        return self.scheduler.step(raw, self._time(step), x, **extra)[0]
+        if "prev_timestep" in parameters and rest:
+            extra["prev_timestep"] = rest[0]  # UnCLIP's own guess is t - 1
+        return self.scheduler.step(raw, t, x, **extra)[0]

@@ -3,7 +3,7 @@
 All act on the mean of x_0.  At a fixed x and level, noise, v, flow and score are affine in that
 mean with one coefficient, so a weight means the same thing for each of them, in training and in
 sampling.  Sources: Ho and Salimans 2022 (classifier-free); Kynkäänniemi et al. 2024 (interval);
-Zhang et al. 2022, PDAE (shift of the score); Saharia et al. 2022 (dynamic threshold).
+Zhang et al. 2022, PDAE (shift of the score).
 """
 
 import math
@@ -114,18 +114,9 @@ class Projected:
         return self.project(self.denoiser(x, level, state))
 
 
-def clipped(limit: float, quantile: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """Clip to +-``limit``; below 1, ``quantile`` of an item's magnitudes is its own limit where
-    that is larger, and the item is then scaled into ``limit`` (dynamic threshold)."""
-
-    def project(mean: Tensor) -> Tensor:
-        if quantile == 1:
-            return mean.clamp(-limit, limit)
-        bound = mean.abs().flatten(1).quantile(quantile, dim=1).clamp(min=limit)
-        bound = bound.reshape(-1, *[1] * (mean.ndim - 1))
-        return mean.clamp(-bound, bound) * (limit / bound)
-
-    return project
+def clipped(limit: float) -> Callable[[Tensor], Tensor]:
+    """Clip to +-``limit``."""
+    return lambda mean: mean.clamp(-limit, limit)
 
 
 def of_norm(radius: float) -> Callable[[Tensor], Tensor]:

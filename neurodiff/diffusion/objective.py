@@ -14,31 +14,7 @@ from torch import Tensor, nn
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.paths import Level, Path
 from neurodiff.diffusion.sampling import Denoiser
-
-
-class Taps:
-    """Outputs of named modules, as they are made: ``with Taps(net, ["middle"]) as taps: net(x)``,
-    then ``taps["middle"]``.  ValueError, with the names that there are, for a layer that is not."""
-
-    def __init__(self, network: nn.Module, layers: Sequence[str]):
-        modules = dict(network.named_modules())
-        if missing := [name for name in layers if name not in modules]:
-            raise ValueError(f"no layers {missing}; the network has {[n for n in modules if n]}")
-        self._modules, self._seen, self._hooks = {n: modules[n] for n in layers}, {}, []
-
-    def __enter__(self) -> "Taps":
-        for name, module in self._modules.items():
-            keep = lambda _, __, out, name=name: self._seen.__setitem__(name, out)  # noqa: E731
-            self._hooks.append(module.register_forward_hook(keep))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
-
-    def __getitem__(self, name: str) -> Tensor:
-        out = self._seen[name]
-        return out if isinstance(out, Tensor) else out[0]
+from neurodiff.diffusion.taps import tapped
 
 
 @dataclass(frozen=True)
@@ -114,12 +90,12 @@ class Objective:
         level = self.path.levels(t, like=x0)
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         x = level.alpha * x0 + level.sigma * eps  # without the anchor: the denoiser knows it
-        with Taps(self.network or nn.Module(), [a.layer for a in self.auxiliaries]) as taps:
+        with tapped(self.network or nn.Module(), [a.layer for a in self.auxiliaries]) as seen:
             mean = denoiser(x, level, denoiser.prepare(cond))
         error = (self.weight(level) * self.head.weight(level) * (mean - x0) ** 2).mean()
         terms = {"loss": error, "denoising": error}
         for part in self.auxiliaries:
-            value = part.loss(taps[part.layer], (targets or {}).get(part.layer)).mean()
+            value = part.loss(seen[part.layer], (targets or {}).get(part.layer)).mean()
             terms[part.layer] = value
             terms["loss"] = terms["loss"] + part.weight * value
         return terms

@@ -5,6 +5,7 @@ change when its batch does.
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from neurodiff.diffusion.paths import Level
 from neurodiff.diffusion.solvers import Solver
 
 Noise = Callable[[int, Tensor], Tensor]
+RUN: ContextVar[object] = ContextVar("run", default=None)  # the :func:`sample` that is going on
 
 
 @runtime_checkable
@@ -38,7 +40,7 @@ class Denoiser(Protocol):
 class NetworkDenoiser:
     """A network as a denoiser: ``network(x, t, cond)`` predicts what ``head`` says.
 
-    ``t`` is one float64 number an item.  A network with ``prepare`` and ``step`` computes its
+    ``t`` is a tensor of one number an item.  A network with ``prepare`` and ``step`` computes its
     condition once; any other is given the condition itself.  ``anchored``: the condition is a pair
     (cond, y), and x stands for x - gamma y (:func:`~neurodiff.diffusion.paths.anchored`).
     """
@@ -56,7 +58,8 @@ class NetworkDenoiser:
         given, t = self.head.network_input(x, level)
         if anchor is not None:
             given, _ = self.head.network_input(x + level.gamma * anchor, level)
-        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).flatten().expand(len(x))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        t = torch.as_tensor(t, dtype=dtype, device=x.device).flatten().expand(len(x))
         step = getattr(self.network, "step", self.network)
         return self.head.x0(step(given, t, cond), x, level)
 
@@ -125,14 +128,18 @@ def sample(
         calls += 1
         return mean
 
-    for step, (a, b) in enumerate(pairwise(grid)):
+    token = RUN.set(object())
+    try:
+        for step, (a, b) in enumerate(pairwise(grid)):
 
-        def fresh(step: int = step, like: Tensor = x) -> Tensor:
-            if draw is None:
-                raise ValueError("this solver adds noise: give noise= a generator per item")
-            return draw(step, like)
+            def fresh(step: int = step, like: Tensor = x) -> Tensor:
+                if draw is None:
+                    raise ValueError("this solver adds noise: give noise= a generator per item")
+                return draw(step, like)
 
-        x = solver.step(x, a, b, denoise, fresh, memory)
+            x = solver.step(x, a, b, denoise, fresh, memory)
+    finally:
+        RUN.reset(token)
     return x
 
 
