@@ -33,6 +33,15 @@ def test_own_data_runs(readme, tmp_path, monkeypatch):
         exec(compile(block, f"README.md, {SECTION}, block {number}", "exec"), names)
 
 
+def test_diffusion_block_runs(readme):
+    (block,) = FENCE.findall(_section(readme, "Diffusion on its own"))
+    names: dict = {}
+    exec(compile(block, "README.md, Diffusion on its own", "exec"), names)
+    assert names["loss"].requires_grad
+    assert names["drawn"].shape == (4, 8)
+    assert names["drawn"].isfinite().all()
+
+
 def test_every_python_block_is_python(readme):
     blocks = FENCE.findall(readme)
     assert len(blocks) >= 5

@@ -47,11 +47,7 @@ class Latents:
 
     def encode(self, x: Any) -> Tensor:
         z = self.encoder(x)
-        return (z - self._like(self.mean, z)) / self._like(self.std, z)
+        return (z - torch.as_tensor(self.mean).to(z)) / torch.as_tensor(self.std).to(z)
 
     def decode(self, z: Tensor) -> Any:
-        return self.decoder(z * self._like(self.std, z) + self._like(self.mean, z))
-
-    @staticmethod
-    def _like(value: Any, z: Tensor) -> Tensor:
-        return torch.as_tensor(value).to(z)
+        return self.decoder(z * torch.as_tensor(self.std).to(z) + torch.as_tensor(self.mean).to(z))

@@ -55,9 +55,8 @@ class NetworkDenoiser:
 
     def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
         cond, anchor = state
-        given, t = self.head.network_input(x, level)
-        if anchor is not None:
-            given, _ = self.head.network_input(x + level.gamma * anchor, level)
+        shown = x if anchor is None else x + level.gamma * anchor
+        given, t = self.head.network_input(shown, level)
         dtype = torch.promote_types(x.dtype, torch.float32)
         t = torch.as_tensor(t, dtype=dtype, device=x.device).flatten().expand(len(x))
         step = getattr(self.network, "step", self.network)

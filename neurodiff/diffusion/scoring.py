@@ -30,8 +30,7 @@ def denoising_errors(
     Mean over ``pairs`` of noise and its negative, drawn by each item's generator and shared by all
     conditions: what the noise does to all alike, and to first order at all, leaves the differences.
     """
-    draw, errors = item_noise(generators), torch.zeros(len(x0), len(states), len(levels))
-    errors = errors.to(x0)
+    draw, errors = item_noise(generators), x0.new_zeros(len(x0), len(states), len(levels))
     for at, level in enumerate(levels):
         for pair in range(pairs):
             eps = draw(pair, x0)
