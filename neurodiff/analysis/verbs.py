@@ -165,8 +165,12 @@ def evaluate_run(run: Path, full: bool) -> str:
     ------
     MissingDataError : nothing is decoded yet.
     """
-    table = score_run(Run.open(run), full=full, progress=Progress.to_stdout())
-    return summary_text(table) + (f"\n{PERCEPTUAL}" if full else "")
+    from neurodiff.analysis.ceilings import ceilings_of_run
+
+    opened = Run.open(run)
+    table = score_run(opened, full=full, progress=Progress.to_stdout())
+    lines = [summary_text(table), *ceilings_of_run(opened), *([PERCEPTUAL] if full else [])]
+    return "\n".join(lines)
 
 
 def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
