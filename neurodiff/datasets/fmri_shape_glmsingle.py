@@ -290,7 +290,7 @@ def read_stimuli(path: Path) -> list[tuple[str, str]]:
 
 
 def _splits(root: Path, subject: int | str) -> dict[tuple[str, str], Entry]:
-    entries = {}
+    entries: dict[tuple[str, str], Entry] = {}
     for split, name in lists_of(subject).items():
         names = (name, *OTHER_NAMES.get(name, ()))
         places = [root / folder / one for folder in LIST_FOLDERS for one in names]
