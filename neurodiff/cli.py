@@ -255,7 +255,7 @@ def _as_text(table: pd.DataFrame) -> str:
     for entry in table.to_dict("records"):
         status, what, *rest = [str(entry.pop("status")), *map(str, entry.values())]
         lines.append(f"{status:<8} {what}")
-        lines.extend(f"{'':<8} {text}" for text in rest if text)
+        lines.extend(f"{'':<8} {line}" for text in rest for line in text.splitlines())
     return "\n".join(lines)
 
 

@@ -88,6 +88,9 @@ def fit(root, out, *more):
     [
         ("csv", "is not a folder; give the folder of manifest.csv"),
         ("fmri_shape", "sub-0001/npy_data is not a folder"),
+        ("fmri_shape_apac", "sub-0001/npy_data is not a folder"),
+        ("fmri_objaverse", "is not a folder; give the root of fMRI-Objaverse"),
+        ("fmri_shape_glmsingle", "is not a folder; give the root of the GLMsingle release"),
     ],
 )
 def test_missing_folder(tmp_path, data, sentence):
@@ -109,6 +112,15 @@ def test_missing_list(tmp_path, mine):
     text = refused(DATA, *fit(mine, tmp_path / "runs"))
     assert "1 of 12 files" in text
     assert "3.npy" in text
+
+
+def test_subject_that_is_not_there(tmp_path):
+    for number in (1, 6):
+        (tmp_path / f"sub-{number:04d}" / "npy_data").mkdir(parents=True)
+    for data in ("fmri_shape", "fmri_objaverse"):
+        where = ["--data", data, "--root", tmp_path, "--subject", 10, "--out", tmp_path / "runs"]
+        text = refused(DATA, "fit", "mind3d_tiny", *where)
+        assert f"below {tmp_path} there is sub-0001, sub-0006" in text
 
 
 def test_no_root_no_data_unknown_data(tmp_path):

@@ -84,6 +84,18 @@ def test_vectors_are_dealt_into_squares():
     assert torch.equal(got[0].flatten(), torch.cat([torch.arange(1.0, 24.0), torch.zeros(1)]))
 
 
+def test_pixels_of_the_flat_map_are_cut_into_its_squares():
+    """168 of the 256 squares of 16 x 16 pixels touch the published mask."""
+    pictures = np.random.default_rng(0).normal(size=(2, 1, 65536)).astype(np.float32)
+    brain = fitted(pictures, patch_size=16, space=FlatImageSpace())
+    assert len(brain.kept) == 168
+    mask = load_visual_cortex().mask
+    picture = torch.from_numpy(pictures[0].reshape(256, 256) * mask)
+    squares = picture.reshape(16, 16, 16, 16).transpose(1, 2).reshape(256, 256)
+    got = brain.patches(torch.from_numpy(pictures[0]))
+    assert torch.equal(got[0], squares[brain.kept])
+
+
 @pytest.fixture(scope="module")
 def flat():
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.ceilings import ceilings_of_run
 from neurodiff.analysis.decoding import Stored, by_source, own_source, stored_results
 from neurodiff.analysis.demo import OURS
 from neurodiff.analysis.evaluation import (
@@ -90,6 +91,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
         answers = table[table["condition"] == OURS].set_index("key")
         simulated |= any(one.simulated for one in stored) or bool(run.inputs.get("simulated"))
         provenance[run.folder.name] = _provenance(run)
+        notes += [f"{line[0].upper()}{line[1:]}." for line in ceilings_of_run(run)]
         gates += _gates(run, prefix=f"{run.folder.name}: " if len(runs) > 1 else "")
         for source, group in by_source(stored):
             stimuli = source.stimuli()

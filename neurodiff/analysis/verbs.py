@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
 
 MODEL = "model"
+PUBLISHED_UNITS = ("fmri_shape", "fmri_objaverse")  # readers of z-scores of each first run
 PERCEPTUAL = (
     "LPIPS and FPD are not available: they need pretrained networks, and none come with neurodiff; "
     "EMD is the exact one of 512 points a side."
@@ -115,8 +116,8 @@ def reconstruct_run(
     pipe = MinD3D.from_pretrained(opened.folder / MODEL)
     own = own_source(opened)
     source, is_own = _chosen_source(own, data, root, subject)
-    foreign = own is None or own.reader != source.reader
-    if foreign and source.reader == "fmri_shape":
+    foreign = own is None or own.reader not in PUBLISHED_UNITS
+    if foreign and source.reader in PUBLISHED_UNITS:
         source = Source(source.data, source.root, source.subject, "trial")
         progress.say(
             "these recordings are in other units than the training data: each trial is brought to "
@@ -164,8 +165,12 @@ def evaluate_run(run: Path, full: bool) -> str:
     ------
     MissingDataError : nothing is decoded yet.
     """
-    table = score_run(Run.open(run), full=full, progress=Progress.to_stdout())
-    return summary_text(table) + (f"\n{PERCEPTUAL}" if full else "")
+    from neurodiff.analysis.ceilings import ceilings_of_run
+
+    opened = Run.open(run)
+    table = score_run(opened, full=full, progress=Progress.to_stdout())
+    lines = [summary_text(table), *ceilings_of_run(opened), *([PERCEPTUAL] if full else [])]
+    return "\n".join(lines)
 
 
 def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:

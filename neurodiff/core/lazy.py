@@ -6,7 +6,7 @@ by integer, slice, or integer array, as a recording asks of its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,29 @@ class LazyFiles:
                 f"{self.paths[0]}, has {self.shape[1:]}: all trials need the same shape"
             )
         return values
+
+
+class LazyMasks(Mapping[str, np.ndarray]):
+    """ROIs whose names are known and whose masks are made when they are asked for.
+
+    Building a cortex takes longer than opening a recording on it.
+    """
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], np.ndarray]) -> None:
+        self._load = load
+        self._masks: dict[str, np.ndarray | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        mask = self._masks[name]
+        if mask is None:
+            mask = self._masks[name] = self._load(name)
+        return mask
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
 
 
 def in_memory(data: Any) -> bool:

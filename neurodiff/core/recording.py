@@ -29,7 +29,15 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
-from neurodiff.core.lazy import LazyFiles, LazyMeans, LazyRows, in_memory, take_columns, take_rows
+from neurodiff.core.lazy import (
+    LazyFiles,
+    LazyMasks,
+    LazyMeans,
+    LazyRows,
+    in_memory,
+    take_columns,
+    take_rows,
+)
 from neurodiff.core.safe_io import read_csv, read_npy, require_finite
 from neurodiff.core.spaces import (
     MaskerSpace,
@@ -442,7 +450,9 @@ def _filled(table: pd.DataFrame, n_trials: int) -> pd.DataFrame:
     return table[[*TRIAL_COLUMNS, *others]]
 
 
-def _checked_rois(rois: Mapping[str, Any], n_features: int) -> dict[str, np.ndarray]:
+def _checked_rois(rois: Mapping[str, Any], n_features: int) -> Mapping[str, np.ndarray]:
+    if isinstance(rois, LazyMasks):
+        return rois
     checked: dict[str, np.ndarray] = {}
     for name, mask in rois.items():
         mask = np.asarray(mask)

@@ -3,13 +3,21 @@
 Layout of the hub (``Fudan-fMRI/fMRI-Shape``), below ``root``::
 
     annotations/core_train_list.txt, core_test_list.txt     <synset>/<model id>, one a line
+    annotations/apac_list.txt                                the same, for subjects 11 to 13
     sub-0001/npy_data/<synset>/<model id>.npy                float32 (frames, 256, 256)
     stimulus_views/<model id>.png                            a picture of the object, if there
     stimuli/<synset>/<model id>.obj                          a mesh of the object, if there
 
+Traps of the published copies that are read as they are: lists with ``.npy`` behind each name, the
+code repository's list of 1,297 instead of 1,300 training objects, folders without the level
+``npy_data``.
+
 Values are in the publisher's units: z-scores by the mean and standard deviation of each subject's
 first run, so that most trials have another mean and spread; ``restandardise`` makes them
 comparable.  A trial is 10 frames of TR 0.8 s; every number of frames from 1 is accepted.
+
+There is one file an object: repeats were not kept, so that a noise ceiling cannot be computed from
+this release (the one of `GLMsingleShape` has the repeats).
 
 References
 ----------
@@ -18,85 +26,39 @@ Gao et al. 2024, MinD-3D, ECCV (arXiv 2312.07485).  Licence of the data: Apache-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from neurodiff.core.errors import MissingDataError, UsageError
+from neurodiff.core.errors import MissingDataError, UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.flat_trials import FlatMapTrials, Pad, Restandardise, Values, area_masks
 from neurodiff.datasets.fmri_shape_files import (
-    count_frames,
+    LISTS,
+    SPLITS,
+    TESTED,
+    Entry,
+    is_simulated,
     lists_of,
     npy_folder,
     npy_path,
     open_stimuli,
     read_lists,
-    read_trial,
     stimulus_ids,
     subject_folder,
 )
-from neurodiff.datasets.surface import IMAGE_SIZE, FlatImageSpace, FlatMapSpace, load_visual_cortex
 
-N_PIXELS = IMAGE_SIZE * IMAGE_SIZE
+Split = Literal["core", "across-person", "across-person-across-class"]
 
-Restandardise = Literal["trial", "frame", "session"]
+PUBLISHED_FRAMES = {"mind3d-2024": range(2, 8)}
+"""Test frames by name: the published test loop reads frames 2 to 7 of 10."""
 
 
 class FMRIShape:
-    """Trials read when they are indexed: float32 ``(trials, frames, features)``.
-
-    Made by `open`; ``data[3]``, ``data[2:5]`` and ``data[[0, 7]]`` read only the files they need.
-
-    Parameters
-    ----------
-    paths : one npy file a trial, float32 (any frames, 256, 256).
-    frames : frames to take, by number; by default all of the longest trial.  A shorter trial
-        repeats its last frame, as the published inference does.
-    restandardise : None keeps the publisher's values.  Otherwise visual cortex gets mean 0 and
-        standard deviation 1: ``"trial"`` over all pixels and frames of a trial, ``"frame"`` over
-        the pixels of each frame, ``"session"`` at each pixel over all frames of ``reference``
-        (which reads these files once).  What does not vary becomes 0.
-    values : ``"pixels"``, 65,536 of the flat map, or ``"vertices"``, 8,921.
-    reference : trials that ``"session"`` takes mean and deviation from; by default all.
-    """
-
-    dtype = np.dtype(np.float32)
-    ndim = 3
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        *,
-        frames: Iterable[int] | None = None,
-        restandardise: Restandardise | None = None,
-        values: Literal["pixels", "vertices"] = "pixels",
-        reference: Sequence[int] | None = None,
-    ) -> None:
-        if restandardise not in (None, "trial", "frame", "session"):
-            raise UsageError(
-                f"restandardise is {restandardise!r}; expected None, 'trial', 'frame' or 'session'"
-            )
-        if values not in ("pixels", "vertices"):
-            raise UsageError(f"values is {values!r}; expected 'pixels' or 'vertices'")
-        self.paths = list(paths)
-        self.n_frames = [count_frames(path) for path in self.paths]
-        longest = max(self.n_frames, default=0)
-        self.frames = np.arange(longest) if frames is None else np.asarray(list(frames), int)
-        outside = self.frames[(self.frames < 0) | (self.frames >= longest)]
-        if len(outside) or len(self.frames) == 0:
-            raise UsageError(
-                f"frames {self.frames.tolist()} were asked for; trials have frames 0 to "
-                f"{longest - 1}"
-            )
-        self.restandardise = restandardise
-        self.space = FlatMapSpace() if values == "vertices" else FlatImageSpace()
-        self._reference = range(len(self.paths)) if reference is None else list(reference)
-        self._session: tuple[np.ndarray, np.ndarray] | None = None
-        self.shape = (len(self.paths), len(self.frames), self.space.n_features)
+    """The processed release of fMRI-Shape; see `open`."""
 
     @classmethod
     def open(
@@ -104,123 +66,115 @@ class FMRIShape:
         root: str | Path,
         subject: int | str = 1,
         *,
-        frames: Iterable[int] | None = None,
+        split: Split = "core",
+        test_subject: int | str | None = None,
+        frames: Iterable[int] | str | None = None,
+        pad: Pad = "last",
         restandardise: Restandardise | None = None,
-        values: Literal["pixels", "vertices"] = "pixels",
+        values: Values = "pixels",
         allow_missing: bool = False,
     ) -> tuple[Recording, Stimuli]:
-        """Recording and stimuli of one subject.
+        """Recording and stimuli of one subject, or of two where people are crossed.
 
         Parameters
         ----------
         root : folder with ``annotations`` and ``sub-0001`` and so on.
-        subject : 1, ``"1"`` or ``"sub-0001"``.
-        frames, restandardise, values : see the class.
+        subject : 1, ``"1"`` or ``"sub-0001"``; trained on.
+        split : ``"core"``: the trials of this subject alone, split by the core lists (subjects 9
+            and 11 to 13 have test trials only).  ``"across-person"`` (AP): training trials of
+            this subject, test trials of subject 9, who saw the same 104 test objects.
+            ``"across-person-across-class"`` (APAC): the same, tested on subject 11, who saw 220
+            objects of 55 classes, 42 of which training never shows.
+        test_subject : another subject to test on; APAC can also be tested on 12 or 13.
+        frames : frames by number, or ``"mind3d-2024"``, the frames 2 to 7 of the published test.
+        pad, restandardise, values : see `FlatMapTrials`; sessions are a subject's training
+            trials, and all trials of a subject who has none.
         allow_missing : leave trials without a file out; the number is in the recording's name.
 
         Raises
         ------
+        UsageError : an option with a value that it does not have, or subjects that a split has not.
         MissingDataError : folder, lists or (unless ``allow_missing``) files that are not there.
         DataError : a list or the header of a file is broken.
         """
         root = Path(root)
-        folder = npy_folder(root, subject)
-        entries = read_lists(root, lists_of(subject))
-        there = [entry for entry in entries if npy_path(folder, entry).is_file()]
+        parts = _parts(subject, split, test_subject)
+        lists = {part: name for _, of in parts for part, name in of.items()}
+        folders = {part: npy_folder(root, who) for who, of in parts for part in of}
+        names = {part: subject_folder(who) for who, of in parts for part in of}
+        entries = read_lists(root, lists)
+        files = {entry: npy_path(folders[entry.split], entry) for entry in entries}
+        there = [entry for entry in entries if files[entry].is_file()]
         missing = len(entries) - len(there)
         if not there or (missing and not allow_missing):
-            first = next(e for e in entries if not npy_path(folder, e).is_file())
+            first = next(entry for entry in entries if not files[entry].is_file())
             raise MissingDataError(
                 f"{missing} of the {len(entries)} trials that the lists name have no file below "
-                f"{folder}, first {npy_path(folder, first)}; download them"
+                f"{folders[first.split]}, first {files[first]}; download them"
                 + (", or pass allow_missing=True to work on the others" if there else "")
             )
         ids = stimulus_ids(there)
-        name = subject_folder(subject)
-        trials = pd.DataFrame(
-            {
-                "subject": name,
-                "stimulus": [ids[entry] for entry in there],
-                "split": [entry.split for entry in there],
-                "synset": [entry.synset for entry in there],
-            }
-        )
-        training = [row for row, entry in enumerate(there) if entry.split == "train"]
-        data = cls(
-            [npy_path(folder, entry) for entry in there],
+        subjects = [names[entry.split] for entry in there]
+        data = FlatMapTrials(
+            [files[entry] for entry in there],
             frames=frames,
+            named_frames=PUBLISHED_FRAMES,
+            pad=pad,
             restandardise=restandardise,
             values=values,
-            reference=training or None,
+            reference=[row for row, entry in enumerate(there) if entry.split == "train"],
+            subjects=subjects,
         )
+        who = " to ".join(dict.fromkeys(subjects))
         recording = Recording(
             data=data,
-            trials=trials,
-            rois=_rois(values),
+            trials=_table(there, ids, subjects),
+            rois=area_masks(values),
             space=data.space,
-            unit="z of run 1" if restandardise is None else f"z by {restandardise}",
-            name=f"fMRI-Shape {name}" + (f" ({missing} trials without a file)" if missing else ""),
+            unit=data.unit,
+            simulated=is_simulated(root),
+            name=f"fMRI-Shape {who}" + (f" ({missing} trials without a file)" if missing else ""),
         )
         return recording, open_stimuli(root, there, ids)
 
-    def __len__(self) -> int:
-        return len(self.paths)
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, int | np.integer):
-            return self._trial(range(len(self))[index])
-        if isinstance(index, slice):
-            rows = range(len(self))[index]
-        else:
-            rows = np.arange(len(self))[np.asarray(index)]
-        out = np.zeros((len(rows), *self.shape[1:]), np.float32)
-        for place, row in enumerate(rows):
-            out[place] = self._trial(int(row))
-        return out
-
-    def _trial(self, row: int) -> np.ndarray:
-        """One trial, standardised, ``(frames, features)``."""
-        images = self._images(row)
-        if self.restandardise is not None:
-            images = self._standardised(images)
-        pixels = images.reshape(len(images), N_PIXELS)
-        return FlatImageSpace().to_vertices(pixels) if self.shape[-1] != N_PIXELS else pixels
-
-    def _images(self, row: int) -> np.ndarray:
-        """The chosen frames of one file, ``(frames, 256, 256)``."""
-        return read_trial(self.paths[row])[np.minimum(self.frames, self.n_frames[row] - 1)]
-
-    def _standardised(self, images: np.ndarray) -> np.ndarray:
-        mask = load_visual_cortex().mask
-        inside = images[:, mask].astype(float)  # (frames, pixels)
-        if self.restandardise == "session":
-            mean, deviation = self._session_statistics()
-        else:
-            axis = None if self.restandardise == "trial" else 1
-            mean, deviation = inside.mean(axis, keepdims=True), inside.std(axis, keepdims=True)
-        varies = deviation > 1e-6
-        out = np.zeros_like(images)
-        out[:, mask] = np.where(varies, (inside - mean) / np.where(varies, deviation, 1.0), 0.0)
-        return out
-
-    def _session_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each cortical pixel over the reference trials."""
-        if self._session is None:
-            mask = load_visual_cortex().mask
-            count, mean, squares = 0, np.zeros(int(mask.sum())), np.zeros(int(mask.sum()))
-            for row in self._reference:
-                for values in self._images(row)[:, mask].astype(float):  # Welford's update
-                    count += 1
-                    step = values - mean
-                    mean += step / count
-                    squares += step * (values - mean)
-            self._session = mean, np.sqrt(squares / max(count, 1))
-        return self._session
+def _table(entries: list[Entry], ids: dict[Entry, str], subjects: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "subject": subjects,
+            "stimulus": [ids[entry] for entry in entries],
+            "split": [entry.split for entry in entries],
+            "synset": [entry.synset for entry in entries],
+        }
+    )
 
 
-def _rois(values: str) -> dict[str, np.ndarray]:
-    cortex = load_visual_cortex()
-    if values == "vertices":
-        return dict(cortex.areas)
-    shown = cortex.pixel_vertex.ravel()
-    return {name: (shown >= 0) & mask[shown] for name, mask in cortex.areas.items()}
+def _parts(
+    subject: int | str, split: str, test_subject: int | str | None
+) -> list[tuple[int | str, dict[str, str]]]:
+    """Subjects with the lists that are read of each: split -> file."""
+    if split not in SPLITS:
+        raise UsageError(
+            f"there is no split {split!r} of fMRI-Shape; there are {', '.join(SPLITS)}."
+            f"{suggest(split, SPLITS)}"
+        )
+    if split == "core":
+        if test_subject is not None:
+            raise UsageError(
+                "test_subject goes with split='across-person' or 'across-person-across-class', "
+                "not with 'core', which tests the subject that it trains on"
+            )
+        return [(subject, dict(lists_of(subject)))]
+    if "train" not in lists_of(subject):
+        raise UsageError(
+            f"{subject_folder(subject)} has no training trials; {split} trains on one of the "
+            "subjects 1 to 8"
+        )
+    allowed = TESTED[split]
+    tested = allowed[0] if test_subject is None else test_subject
+    if subject_folder(tested) not in [subject_folder(one) for one in allowed]:
+        raise UsageError(
+            f"test_subject is {tested!r}; {split} is tested on subject "
+            f"{' or '.join(map(str, allowed))}"
+        )
+    return [(subject, {"train": LISTS["train"]}), (tested, dict(lists_of(tested)))]

@@ -4,37 +4,91 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
-from neurodiff.core.safe_io import read_npy
 from neurodiff.core.stimuli import MESH_SUFFIXES, Stimuli
-from neurodiff.datasets.surface import IMAGE_SIZE
 
-CORE_CLASSES = {
+CLASSES = {
     "02691156": "airplane",
+    "02747177": "trash bin",
+    "02773838": "bag",
+    "02801938": "basket",
+    "02808440": "bathtub",
+    "02818832": "bed",
     "02828884": "bench",
+    "02843684": "birdhouse",
+    "02871439": "bookshelf",
+    "02876657": "bottle",
+    "02880940": "bowl",
+    "02924116": "bus",
     "02933112": "cabinet",
+    "02942699": "camera",
+    "02946921": "can",
+    "02954340": "cap",
     "02958343": "car",
+    "02992529": "cellphone",
     "03001627": "chair",
+    "03046257": "clock",
+    "03085013": "keyboard",
+    "03207941": "dishwasher",
     "03211117": "display",
+    "03261776": "earphone",
+    "03325088": "faucet",
+    "03337140": "file cabinet",
+    "03467517": "guitar",
+    "03513137": "helmet",
+    "03593526": "jar",
+    "03624134": "knife",
     "03636649": "lamp",
+    "03642806": "laptop",
     "03691459": "loudspeaker",
+    "03710193": "mailbox",
+    "03759954": "microphone",
+    "03761084": "microwave oven",
+    "03790512": "motorcycle",
+    "03797390": "mug",
+    "03928116": "piano",
+    "03938244": "pillow",
+    "03948459": "pistol",
+    "03991062": "flowerpot",
+    "04004475": "printer",
+    "04074963": "remote control",
     "04090263": "rifle",
+    "04099429": "rocket",
+    "04225987": "skateboard",
     "04256520": "sofa",
+    "04330267": "stove",
     "04379243": "table",
     "04401088": "telephone",
+    "04460130": "tower",
+    "04468005": "train",
     "04530566": "watercraft",
+    "04554684": "washing machine",
 }
-"""The 13 ShapeNet classes of the core set; other classes are shown by their synset number."""
+"""The 55 classes of ShapeNetCore by WordNet synset; another synset is shown by its number."""
+
+CORE_SYNSETS = (
+    *("02691156", "02828884", "02933112", "02958343", "03001627", "03211117", "03636649"),
+    *("03691459", "04090263", "04256520", "04379243", "04401088", "04530566"),
+)
+"""The 13 classes of the core set: the only ones that training sees."""
 
 LISTS = {"train": "core_train_list.txt", "test": "core_test_list.txt"}
 """Split -> list of subjects 1 to 8; see `lists_of` for the others."""
+
+SPLITS = ("core", "across-person", "across-person-across-class")
+
+TESTED = {"across-person": (9,), "across-person-across-class": (11, 12, 13)}
+"""Split across people -> subjects that it can be tested on; the first is the published one."""
+
+MARK = "SIMULATED.txt"
+"""A folder with this file was written by `simulated.release`: it is opened as simulated."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +116,14 @@ def subject_folder(subject: int | str) -> str:
     return f"sub-{int(digits[1]):04d}"
 
 
-def read_lists(root: Path, lists: dict[str, str]) -> list[Entry]:
+def read_lists(root: Path, lists: Mapping[str, str]) -> list[Entry]:
+    """Entries of the lists, by split; no object may be in two.
+
+    Raises
+    ------
+    MissingDataError : no folder, or no list.
+    DataError : a list that is broken, an object in two of them, or no trial at all.
+    """
     if not root.is_dir():
         raise MissingDataError(f"{root} is not a folder; give the root of fMRI-Shape")
     entries: dict[tuple[str, str], Entry] = {}
@@ -104,38 +165,38 @@ def read_list(path: Path, split: str) -> list[Entry]:
 
 
 def npy_folder(root: Path, subject: int | str) -> Path:
-    folder = root / subject_folder(subject) / "npy_data"
-    if not folder.is_dir():
-        there = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
-        raise MissingDataError(
-            f"{folder} is not a folder; below {root} there is {', '.join(there) or 'no subject'}"
-        )
-    return folder
+    """``sub-0001/npy_data`` as on the hub, or ``sub-0001`` where that level was left out.
+
+    Raises
+    ------
+    MissingDataError : no such subject, or no trials of it; names the subjects that are there.
+    """
+    own = root / subject_folder(subject)
+    folder = own / "npy_data"
+    if folder.is_dir():
+        return folder
+    if next(own.glob("*/*.npy"), None) is not None:
+        return own
+    there = subjects_in(root)
+    raise MissingDataError(
+        f"{folder} is not a folder; below {root} there is {', '.join(there) or 'no subject'}"
+    )
+
+
+def is_simulated(root: Path) -> bool:
+    """Whether the folder says that it was simulated."""
+    return (root / MARK).is_file()
+
+
+def subjects_in(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("sub-*") if path.is_dir())
 
 
 def npy_path(folder: Path, entry: Entry) -> Path:
     return folder / entry.synset / f"{entry.model}.npy"
 
 
-def count_frames(path: Path) -> int:
-    """Frames of a file by its header alone (which also finds truncated files)."""
-    return len(read_trial(path, header_only=True))
-
-
-def read_trial(path: Path, header_only: bool = False) -> np.ndarray:
-    images = read_npy(
-        path,
-        dtype=np.float32,
-        shape=(None, IMAGE_SIZE, IMAGE_SIZE),
-        finite=not header_only,
-        mmap=header_only,
-    )
-    if len(images) == 0:
-        raise DataError(f"{path} has no frame; download it again")
-    return images
-
-
-def stimulus_ids(entries: list[Entry]) -> dict[Entry, str]:
+def stimulus_ids(entries: Sequence[Entry]) -> dict[Entry, str]:
     """Model ids; with the synset where two classes share a model."""
     uses = Counter(entry.model for entry in entries)
     return {
@@ -144,9 +205,13 @@ def stimulus_ids(entries: list[Entry]) -> dict[Entry, str]:
     }
 
 
-def open_stimuli(root: Path, entries: list[Entry], ids: dict[Entry, str]) -> Stimuli:
+def open_stimuli(root: Path, entries: Sequence[Entry], ids: Mapping[Entry, str]) -> Stimuli:
+    """Categories and captions of the entries; meshes and pictures where they are there.
+
+    fMRI-Shape has no captions of its own: "a lamp" is made of the class.
+    """
     by_id = {ids[entry]: entry for entry in entries}
-    categories = [CORE_CLASSES.get(entry.synset, entry.synset) for entry in by_id.values()]
+    categories = [CLASSES.get(entry.synset, entry.synset) for entry in by_id.values()]
     table = pd.DataFrame(
         {
             "id": list(by_id),
@@ -180,7 +245,7 @@ def open_stimuli(root: Path, entries: list[Entry], ids: dict[Entry, str]) -> Sti
         with PIL.Image.open(path) as image:
             return image.convert("RGB")
 
-    return Stimuli(table, load_mesh, load_image)
+    return Stimuli(table, load_mesh, load_image, simulated=is_simulated(root))
 
 
 def mesh_path(root: Path, entry: Entry) -> Path | None:

@@ -15,8 +15,10 @@ from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.findings import Finding, as_table
+from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
 from neurodiff.datasets.fmri_shape_check import check_fmri_shape
+from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
 
 OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_shape": FMRIShape.open,
+    "fmri_shape_glmsingle": GLMsingleShape.open,
+    "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
     "csv": open_manifest,
     "simulated_objects": open_simulated,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape": check_fmri_shape,
+    "fmri_shape_glmsingle": GLMsingleShape.check,
+    "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
     "csv": check_manifest,
     "simulated_objects": check_simulated,
@@ -70,12 +76,12 @@ def open_dataset(
 
     Parameters
     ----------
-    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, ``"simulated_objects"``, a card's name or
-        a card's path.
+    name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
+        ``"csv"``, ``"simulated_objects"``, a card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"`` every subject.
-    options : of the reader: see `FMRIShape.open`, `Haxby2001.open`, `open_manifest` and
-        `open_simulated`.
+    options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
+        `Haxby2001.open`, `open_manifest` and `open_simulated`.
 
     Raises
     ------

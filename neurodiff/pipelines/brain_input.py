@@ -147,14 +147,18 @@ def _frames(data: np.ndarray) -> np.ndarray:
 
 def _patches(recording: Recording, patch: int, image: int) -> tuple[np.ndarray, np.ndarray, int]:
     n = recording.n_features
-    if not isinstance(recording.space, FlatMapSpace):
+    if not isinstance(recording.space, FlatMapSpace | FlatImageSpace):
         n_patches = -(-n // patch**2)
         side = int(np.ceil(np.sqrt(n_patches)))
         index = np.full(n_patches * patch**2, n, np.int64)
         index[:n] = np.arange(n)
         return index.reshape(n_patches, -1), np.arange(n_patches), side * patch
     pixel_vertex = load_visual_cortex().pixel_vertex
-    picture = np.where(pixel_vertex < 0, n, pixel_vertex)
+    if isinstance(recording.space, FlatImageSpace):  # each pixel is a feature of its own
+        shown = np.arange(n).reshape(pixel_vertex.shape)
+    else:
+        shown = pixel_vertex
+    picture = np.where(pixel_vertex < 0, n, shown)
     if picture.shape != (image, image) or image % patch:
         raise UsageError(
             f"the flat map has {picture.shape} pixels; the recipe's image_size is {image} and "
