@@ -19,6 +19,7 @@ from neurodiff.datasets.fmri_shape import FMRIShape
 from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
+from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_shape": FMRIShape.open,
     "haxby2001": Haxby2001.open,
     "csv": open_manifest,
+    "prepared": open_prepared,
     "simulated_objects": open_simulated,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape": check_fmri_shape,
     "haxby2001": Haxby2001.check,
     "csv": check_manifest,
+    "prepared": check_prepared,
     "simulated_objects": check_simulated,
 }
 MADE_FROM_A_SEED = ("simulated_objects",)  # readers that need no folder
@@ -70,12 +73,13 @@ def open_dataset(
 
     Parameters
     ----------
-    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, ``"simulated_objects"``, a card's name or
-        a card's path.
+    name : ``"fmri_shape"``, ``"haxby2001"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a
+        card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
-    subject : which subject; None is subject 1, and with ``"csv"`` every subject.
-    options : of the reader: see `FMRIShape.open`, `Haxby2001.open`, `open_manifest` and
-        `open_simulated`.
+    subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"``
+        every subject.
+    options : of the reader: see `FMRIShape.open`, `Haxby2001.open`, `open_manifest`,
+        `open_prepared` and `open_simulated`.
 
     Raises
     ------
