@@ -241,6 +241,18 @@ def fit(
     data: Data = None,
     root: Root = None,
     subject: Subject = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option("--subjects", metavar="1,2,3", help="One model for several people."),
+    ] = None,
+    adapt_to: Annotated[
+        str | None,
+        typer.Option("--adapt-to", metavar="N", help="A new person, of whom a layer is fitted."),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", min=0, help="Trials of the new person; else all."),
+    ] = None,
     seed: Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, items and bytes, and do nothing.")
@@ -251,6 +263,19 @@ def fit(
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
+    if subjects is not None:
+        if subject is not None:
+            raise UsageError("give --subject for one person, or --subjects for several")
+        from neurodiff.analysis.across_subjects import fit_across
+
+        people = [_subject(name.strip()) for name in subjects.split(",") if name.strip()]
+        new = _subject(adapt_to)
+        _show(
+            fit_across(recipe, settings, out, data, root, people, new, trials, seed, dry_run)  # type: ignore[arg-type]  # no name is None here
+        )
+        return
+    if adapt_to is not None or trials is not None:
+        raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
     from neurodiff.analysis import verbs
 
     _show(verbs.fit(recipe, settings, out, data, root, _subject(subject), seed, dry_run))

@@ -25,6 +25,7 @@ from neurodiff.analysis.evaluation import (
 )
 from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
 from neurodiff.analysis.report import Pair, Report, ReportData
+from neurodiff.analysis.splits import class_lines, describe, mark, trained_on
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
@@ -96,6 +97,12 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             scores = answers.loc[[one.key for one in group]]
             known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
             label = f"{run.folder.name}, {source.label}" if len(runs) > 1 else source.label
+            parts = mark(scores.reset_index(), trained_on(run))
+            for split, rows in parts.groupby("generalisation", sort=False):
+                how = describe(str(split), rows["subject"], trained_on(run))
+                headline += [f"{label}: {how}."] if how else []
+                kinds = class_lines(rows, [name for name in METRICS if name in rows])
+                headline += [f"{label}: {line}." for line in kinds]
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
             if scored:
