@@ -22,6 +22,7 @@ from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run, fingerprint
 from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace
 
 
 def fit_across(
@@ -76,7 +77,7 @@ def fit_across(
     for one in everyone:
         source = replace(base, subject=one)
         recording, stimuli = source.open(progress)
-        train = _split(recording, "train")
+        train = _at_vertices(_split(recording, "train"))
         shown = list(dict.fromkeys(train.trials["stimulus"]))
         _require_meshes(stimuli, shown)
         opened.append((source, train, stimuli))
@@ -136,6 +137,16 @@ def fit_across(
     for gate in pipe.gates:
         progress.say("  " + ", ".join(_words(gate)))
     return folder
+
+
+def _at_vertices(recording: Recording) -> Recording:
+    """Flat maps at the 8,921 vertices: a layer of 65,536 pixels has seven weights for each."""
+    if not isinstance(recording.space, FlatImageSpace):
+        return recording
+    from neurodiff.pipelines.brain_input import in_space
+
+    flat = FlatMapSpace()
+    return in_space(recording, flat.fingerprint(), flat.n_features, flat.name)
 
 
 def _categories(train: Recording, stimuli: Stimuli) -> list[str]:

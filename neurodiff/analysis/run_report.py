@@ -97,12 +97,11 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             scores = answers.loc[[one.key for one in group]]
             known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
             label = f"{run.folder.name}, {source.label}" if len(runs) > 1 else source.label
-            parts = mark(scores.reset_index(), trained_on(run))
-            for split, rows in parts.groupby("generalisation", sort=False):
-                how = describe(str(split), rows["subject"], trained_on(run))
+            trained = trained_on(run)
+            marked = mark(scores.reset_index(), trained)
+            for split, rows in marked.groupby("generalisation", sort=False):
+                how = describe(str(split), rows["subject"], trained)
                 headline += [f"{label}: {how}."] if how else []
-                kinds = class_lines(rows, [name for name in METRICS if name in rows])
-                headline += [f"{label}: {line}." for line in kinds]
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
             if scored:
@@ -112,6 +111,8 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                 conditions[label] = {"role": "ours"} | {
                     name: row.to_dict() for name, row in summary.iterrows()
                 }
+                lines = class_lines(marked, list(summary.index))
+                headline += [f"{label}: {line}." for line in lines]
                 row = summary.loc["CD"]
                 headline.append(
                     f"{label}: {len(scored)} reconstructions of {int(row['n'])} stimuli, mean CD "
