@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from neurodiff.cli import app
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.datasets import prepare as prepare_module
 from neurodiff.datasets.cifti import open_dtseries
 from neurodiff.datasets.fmriprep import cleaned, find_runs, read_confounds
 from neurodiff.datasets.opening import check_dataset, open_dataset
@@ -255,6 +256,59 @@ def test_the_same_command_repeats_nothing_and_mends_what_is_missing(two_runs, tm
         of_run_1 = path.stem in ("lamp", "cup")
         assert (path.stat().st_mtime_ns == time) is of_run_1, path.name
     assert prepare(two_runs, events_of(two_runs), tmp_path, settings()).before == 2
+
+
+def test_an_interruption_leaves_what_the_same_command_completes(two_runs, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    prepare(two_runs, events_of(two_runs), whole, settings())
+    write, calls = prepare_module.write_npy, []
+
+    def interrupted(path, array):
+        calls.append(path)
+        if len(calls) == 4:  # the second trial of the second run
+            raise KeyboardInterrupt
+        write(path, array)
+
+    monkeypatch.setattr(prepare_module, "write_npy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(two_runs, events_of(two_runs), cut, settings())
+    with pytest.raises(MissingDataError, match="sub-0001 was begun and is not complete"):
+        open_dataset("prepared", root=cut)
+    monkeypatch.setattr(prepare_module, "write_npy", write)
+    assert prepare(two_runs, events_of(two_runs), cut, settings()).before == 1
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.npy"))
+    assert files == sorted(path.relative_to(cut) for path in cut.rglob("*.npy"))
+    for name in [*files, "sub-0001/trials.csv", "annotations/core_train_list.txt"]:
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+
+
+def test_areas_of_the_person_come_with_the_trials(two_runs, tmp_path):
+    """A label of the left V1, by a path with the subject's name."""
+    cortex, gray = load_visual_cortex(), load_grayordinates()
+    inside = np.zeros(32492, np.float32)
+    v1 = cortex.area("L_V1")
+    inside[gray.left[cortex.grayordinates[v1]]] = 1
+    array = nibabel.gifti.GiftiDataArray(inside, intent="NIFTI_INTENT_SHAPE")
+    image = nibabel.gifti.GiftiImage(darrays=[array])
+    nibabel.save(image, tmp_path / "sub-0001_hemi-L_mine.shape.gii")
+    pattern = str(tmp_path / "sub-{subject}_hemi-L_mine.shape.gii")
+    out = tmp_path / "out"
+    prepare(two_runs, events_of(two_runs), out, settings(keep="both"), rois=[pattern])
+    vertices, _ = open_dataset("prepared", root=out, subject=1)
+    np.testing.assert_array_equal(vertices.rois["mine"], v1)
+    pixels, _ = open_dataset("prepared", root=out, subject=1, values="pixels")
+    shown = cortex.pixel_vertex.ravel()
+    np.testing.assert_array_equal(pixels.rois["mine"], (shown >= 0) & v1[shown])
+    record = json.loads((out / "sub-0001" / "prepared.json").read_text())
+    assert record["rois"]["names"] == ["mine"]
+    with pytest.raises(MissingDataError, match=r"sub-0001_x\.gii does not exist"):
+        prepare(
+            two_runs,
+            events_of(two_runs),
+            out,
+            settings(keep="both"),
+            rois=[str(tmp_path / "sub-{subject}_x.gii")],
+        )
 
 
 def test_other_settings_are_refused_with_the_difference(two_runs, tmp_path):
