@@ -105,7 +105,7 @@ def fit_across(
         who = "" if new is None else f"; {new[1]} trials of {new[0]} to adapt to"
         return (
             f"recipe {settings.name}, data {base.name}: one model of {len(shared)} subjects "
-            f"({', '.join(str(n) for n in inputs['trials'])} trials){who}\n"
+            f"({', '.join(str(train.n_trials) for _, train, _ in shared)} trials){who}\n"
             f"input layers: {len(opened)} x {settings.embedding.dim} x "
             f"{shared[0][1].n_features:,} weights\nnothing was written (--dry-run)"
         )

@@ -137,7 +137,7 @@ def _of_gifti(path: Path, threshold: float) -> Masks:
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
     except Exception as error:  # nibabel and its XML parser raise what they find
         raise DataError(f"{path} is not a readable GIfTI file ({error})") from None
     arrays = getattr(image, "darrays", [])
@@ -245,7 +245,8 @@ def _vertex_places(surfaces: Mapping[str, str | Path] | None) -> Float[np.ndarra
 
     parts = []
     for side in ("L", "R"):
-        points = nibabel.load(surfaces[side]).agg_data("pointset")
+        surface: Any = nibabel.load(surfaces[side])
+        points = surface.agg_data("pointset")
         if np.shape(points) != (N_MESH, 3):
             raise DataError(f"{surfaces[side]} has {np.shape(points)} points; expected fsLR-32k")
         parts.append(points)

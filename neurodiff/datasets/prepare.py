@@ -252,7 +252,10 @@ def _write_subject(
     write_csv(folder / TRIALS, table)
     if rois.masks:
         with atomic_write(folder / ROIS) as file:
-            np.savez_compressed(file, **rois.masks)
+            masks = np.stack(list(rois.masks.values()))
+            np.savez_compressed(file, names=np.array([*rois.masks]), masks=masks)
+    else:
+        (folder / ROIS).unlink(missing_ok=True)  # of an earlier call; the record names none
     inputs = [entry for one in records for entry in one["inputs"]]
     write_json(
         folder / RECORD,

@@ -64,9 +64,9 @@ class PrepareSettings:
                 raise UsageError(f"{name} is {value}; give a number above 0")
         if self.frames is not None and self.frames < 1:
             raise UsageError(f"frames is {self.frames}; a trial has at least one")
-        for name, value, known in (("zscore", self.zscore, ZSCORES), ("keep", self.keep, KEEP)):
-            if value not in known:
-                raise UsageError(f"{name} is {value!r}; expected {', '.join(known)}")
+        for name, word, known in (("zscore", self.zscore, ZSCORES), ("keep", self.keep, KEEP)):
+            if word not in known:
+                raise UsageError(f"{name} is {word!r}; expected {', '.join(known)}")
 
 
 @dataclass

@@ -166,8 +166,8 @@ def _rois(root: Path, labels: list[str], values: str) -> dict[str, np.ndarray]:
     if len(labels) == 1 and path.is_file():
         try:
             with np.load(path, allow_pickle=False) as stored:
-                own = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError) as error:
+                own = dict(zip(stored["names"].tolist(), stored["masks"], strict=True))
+        except (OSError, ValueError, EOFError, KeyError) as error:
             raise DataError(f"{path} is broken ({error}); prepare the trials again") from None
         if any(mask.shape != (cortex.n_vertices,) or mask.dtype != bool for mask in own.values()):
             raise DataError(f"{path} holds other arrays than areas; prepare the trials again")

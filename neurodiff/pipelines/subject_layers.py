@@ -21,7 +21,7 @@ people share their vertices, as on fsLR-32k.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,15 +156,16 @@ class SubjectLayers:
         layers = [self.layers[name] for name in self.shared]
         if len({layer.space_fingerprint for layer in layers}) != 1:
             raise UsageError("people with different vertices have no mean layer; give trials")
-        varies = [np.where(np.isfinite(layer.std), layer.std, np.nan) for layer in layers]
-        known = np.isfinite(varies).any(axis=0)
-        std = np.full(len(known), np.inf, np.float32)
-        std[known] = np.nanmean(np.stack(varies)[:, known], axis=0)
+        deviations = np.stack([layer.std for layer in layers])
+        varies = np.isfinite(deviations)  # an SD of infinity marks what is constant in a person
+        known = varies.any(axis=0)
+        std = np.full(deviations.shape[1], np.inf, np.float32)
+        std[known] = np.where(varies, deviations, 0)[:, known].sum(0) / varies[:, known].sum(0)
         return replace(
             layers[0],
-            weights=np.mean([layer.weights for layer in layers], axis=0, dtype=np.float32),
-            bias=np.mean([layer.bias for layer in layers], axis=0, dtype=np.float32),
-            mean=np.mean([layer.mean for layer in layers], axis=0, dtype=np.float32),
+            weights=np.stack([layer.weights for layer in layers]).mean(axis=0),
+            bias=np.stack([layer.bias for layer in layers]).mean(axis=0),
+            mean=np.stack([layer.mean for layer in layers]).mean(axis=0),
             std=std,
             trials=0,
             how="group",
@@ -314,13 +315,11 @@ def layers_from_state(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     DataError : arrays that do not fit together.
     """
     try:
-        layers = {
-            str(name): InputLayer(
-                **{field: np.asarray(arrays[f"{name}.{field}"], np.float32) for field in _ARRAYS},
-                **{field: _FACTS[field](stated[field]) for field in _FACTS},
-            )
-            for name, stated in facts["layers"].items()
-        }
+        layers = {}
+        for name, stated in facts["layers"].items():
+            values: list[Any] = [np.asarray(arrays[f"{name}.{f}"], np.float32) for f in _ARRAYS]
+            values += [kind(stated[field]) for field, kind in _FACTS.items()]
+            layers[str(name)] = InputLayer(*values)
         shared = tuple(str(name) for name in facts["shared"])
         sound = bool(shared) and all(name in layers for name in shared)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -335,7 +334,13 @@ def layers_from_state(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     return SubjectLayers(layers, shared)
 
 
-_FACTS = {"space_name": str, "space_fingerprint": str, "trials": int, "how": str}
+# in the order of the fields of `InputLayer`
+_FACTS: dict[str, Callable[[Any], Any]] = {
+    "space_name": str,
+    "space_fingerprint": str,
+    "trials": int,
+    "how": str,
+}
 _ARRAYS = ("weights", "bias", "mean", "std")
 
 
