@@ -340,3 +340,77 @@ def test_impossible_recordings_are_refused(study, strong, reference):
         study.record("test", repeats=0)
     with pytest.raises(UsageError, match="nothing to simulate"):
         bank_from_objects([], workers=1)
+
+
+# ------------------------------------------------------------------------------- real objects
+
+
+def meshes_with_table(folder):
+    import trimesh
+
+    folder.mkdir()
+    rows = ["file,name,class"]
+    for k, (name, size) in enumerate({"light": 0.5, "other": 2.0}.items()):
+        trimesh.creation.box(extents=(1.0, size, 1.0)).export(folder / f"{k:03d}.ply")
+        rows.append(f"{k:03d}.ply,A {name},{name}")
+    (folder / "objects.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_other_objects_are_seen_on_the_scale_of_the_study(study, tmp_path):
+    from neurodiff.datasets.simulated.real_objects import real_stimuli
+    from neurodiff.geometry.bank import bank_from_stimuli
+
+    stimuli = real_stimuli(meshes_with_table(tmp_path / "f"))
+    assert stimuli.ids == ["real-000", "real-001"]
+    assert stimuli.categories() == ["lamp", "other"]  # a light is the simulated lamp
+    bank = bank_from_stimuli(stimuli, n_queries=64)
+    planted = study.subject(1, ceiling=0.999)
+    recording = study.record_others(bank, ceiling=0.999)
+    assert recording.trials["split"].tolist() == ["others"] * 2
+    assert recording.trials["run"].min() > 3000
+    assert recording.simulated
+    signal = planted.signal(study.space(bank.views, bank.grid, list(bank.categories)))
+    peak = recording.data[:][:, int(haemodynamic_response().argmax())]
+    loud = planted.informative
+    assert np.corrcoef(peak[:, loud].ravel(), signal[:, loud].ravel())[0, 1] > 0.95
+
+
+def test_objects_of_the_study_are_no_others(study):
+    with pytest.raises(UsageError, match="is an object of the study"):
+        study.record_others(study.bank.select(study.ids("test")[:1]))
+
+
+def test_folders_of_objects_that_are_not_whole_are_refused(tmp_path):
+    from neurodiff.core.errors import DataError, MissingDataError
+    from neurodiff.datasets.simulated.real_objects import real_stimuli
+
+    with pytest.raises(MissingDataError, match="is not a folder"):
+        real_stimuli(tmp_path / "none")
+    folder = meshes_with_table(tmp_path / "f")
+    (folder / "001.ply").unlink()
+    with pytest.raises(MissingDataError, match=r"1 of 2 meshes .* first 001\.ply"):
+        real_stimuli(folder)
+    (folder / "objects.csv").write_text("file,name,class\n000.ply,A,\n")
+    with pytest.raises(DataError, match="no class in some rows"):
+        real_stimuli(folder)
+
+
+@pytest.mark.shared_data
+def test_the_real_furniture_is_seen_by_a_simulated_subject(study, shared_data):
+    from neurodiff.datasets.simulated.real_objects import real_stimuli
+    from neurodiff.geometry.bank import bank_from_stimuli
+
+    stimuli = real_stimuli(shared_data / "furniture_cc0")
+    assert len(stimuli) == 175
+    counts = {name: stimuli.categories().count(name) for name in ("chair", "sofa", "lamp")}
+    assert counts == {"chair": 17, "sofa": 6, "lamp": 7}  # 13 chairs and 4 armchairs; 7 lights
+    closed = ["real-006", "real-031", "real-034"]  # most others take seconds to be made so
+    bank = bank_from_stimuli(stimuli.select(closed), n_surface=256, n_queries=64)
+    recording = study.record_others(bank)
+    assert recording.data.shape == (3, 10, 8921)
+    assert np.isfinite(recording.data[:]).all()
+    # three different objects are three different signals
+    planted = study.subject(1)
+    signal = planted.signal(study.space(bank.views, bank.grid, list(bank.categories)))
+    assert np.abs(np.corrcoef(signal[:, planted.informative]))[np.triu_indices(3, 1)].max() < 0.95

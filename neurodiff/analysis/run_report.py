@@ -26,6 +26,7 @@ from neurodiff.analysis.evaluation import (
 )
 from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
 from neurodiff.analysis.report import Pair, Report, ReportData
+from neurodiff.analysis.splits import class_lines, describe, mark, trained_on
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
@@ -98,6 +99,11 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             scores = answers.loc[[one.key for one in group]]
             known = ~scores["note"].str.startswith(NO_TRUTH).to_numpy()
             label = f"{run.folder.name}, {source.label}" if len(runs) > 1 else source.label
+            trained = trained_on(run)
+            marked = mark(scores.reset_index(), trained)
+            for split, rows in marked.groupby("generalisation", sort=False):
+                how = describe(str(split), rows["subject"], trained)
+                headline += [f"{label}: {how}."] if how else []
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
             if scored:
@@ -107,6 +113,8 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                 conditions[label] = {"role": "ours"} | {
                     name: row.to_dict() for name, row in summary.iterrows()
                 }
+                lines = class_lines(marked, list(summary.index))
+                headline += [f"{label}: {line}." for line in lines]
                 row = summary.loc["CD"]
                 headline.append(
                     f"{label}: {len(scored)} reconstructions of {int(row['n'])} stimuli, mean CD "

@@ -65,8 +65,9 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The name with the folder's, for tables and pages."""
-        return self.name if self.root is None else f"{self.name} ({Path(self.root).name})"
+        """The name with the folder's and the subject, for tables and pages."""
+        place = "" if self.root is None else f" ({Path(self.root).name})"
+        return f"{self.name}{place}{'' if self.subject is None else f', subject {self.subject}'}"
 
     @property
     def is_there(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,15 @@ import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
 from neurodiff.analysis.sources import Source
+from neurodiff.analysis.splits import (
+    COLUMNS,
+    categories_of,
+    class_lines,
+    describe,
+    mark,
+    remember,
+    trained_on,
+)
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
 from neurodiff.core.progress import Progress
@@ -82,6 +91,7 @@ def fit(
     folder = out / Run.folder_name(settings.name, source.name, key)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
+    remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
     run.touch()
     progress.say(f"run folder: {folder}")
     bank = source.bank(shown, progress)
@@ -169,8 +179,9 @@ def evaluate_run(run: Path, full: bool) -> str:
 
     opened = Run.open(run)
     table = score_run(opened, full=full, progress=Progress.to_stdout())
-    lines = [summary_text(table), *ceilings_of_run(opened), *([PERCEPTUAL] if full else [])]
-    return "\n".join(lines)
+    lines = [summary_text(table, trained_on(opened)), *ceilings_of_run(opened)]
+    return "
+".join([*lines, *([PERCEPTUAL] if full else [])])
 
 
 def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
@@ -190,6 +201,7 @@ def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
             f"{opened.folder} holds no reconstruction; run `neurodiff reconstruct {opened.folder}`"
         )
     beside = Neighbours(opened, opened.folder / MODEL, progress)
+    known_people = trained_on(opened)
     parts = []
     for source, group in by_source(stored):
         results = [one.result for one in group]
@@ -208,29 +220,34 @@ def score_run(opened: Run, *, full: bool, progress: Progress) -> pd.DataFrame:
         for part in tables:
             part["data"] = source.label
             part["simulated"] = any(one.simulated for one in group)
-            parts.append(part[columns])
+            parts.append(mark(part, known_people)[[*columns, *COLUMNS]])
     table = pd.concat(parts, ignore_index=True)
     opened.write_scores(table)
     opened.touch()
     return table
 
 
-def summary_text(table: pd.DataFrame) -> str:
+def summary_text(table: pd.DataFrame, trained: Mapping[str, Any] | None = None) -> str:
     """Mean, median and interval of each metric, one block a data set, as plain text.
 
-    Below it stand the other conditions, and the ways from the floors to the ceiling.
+    Below it stand the other conditions, and the ways from the floors to the ceiling. A block is one
+    data set and one of the splits core, across-person, across-class and across-person-across-class;
+    ``trained`` is what the run was trained on.
     """
     from neurodiff.analysis.demo import OURS
     from neurodiff.analysis.evaluation import HIGHER_IS_BETTER, METRICS, Evaluation
     from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
 
     lines = []
-    for data, block in table.groupby("data", sort=False):
+    for (data, _), block in table.groupby(["data", "generalisation"], sort=False):
         part = block[block["condition"] == OURS]
         scored = Evaluation(part.reset_index(drop=True), "neurodiff-1")
         label = ", simulated" if part["simulated"].all() else ""
         empty = int((part["note"] == "empty mesh").sum())
+        [split] = set(part["generalisation"])
+        how = describe(split, part["subject"], trained)
         lines.append(f"{data}{label}: {len(part)} items, {empty} with an empty mesh")
+        lines += [f"  split: {how}"] if how else []
         summary = scored.summary()
         if (summary["n"] > 0).any():
             for name, row in summary.iterrows():
@@ -245,6 +262,7 @@ def summary_text(table: pd.DataFrame) -> str:
                     f"median {row['median']:.3f}, n {int(row['n'])} stimuli"
                     f"{f', {unit}' if unit else ''}{chance} ({better} is better)"
                 )
+        lines += [f"  {line}" for line in class_lines(part, scored.metrics)]
         if scored.no_truth:
             names = ", ".join(scored.no_truth[:3]) + (" ..." if len(scored.no_truth) > 3 else "")
             lines.append(f"  no truth (no mesh) for {len(scored.no_truth)} stimuli: {names}")

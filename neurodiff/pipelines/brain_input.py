@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from neurodiff.core.errors import UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace, load_visual_cortex
 
+if TYPE_CHECKING:
+    from neurodiff.pipelines.subject_layers import SubjectLayers
+
 
 @dataclass(frozen=True)
 class BrainInput:
@@ -23,6 +27,7 @@ class BrainInput:
         the flat map these are the p x p squares that touch cortex, in row-major order; features
         without a picture are dealt into squares in their own order.
     kept : positions of these patches in the square grid of the encoder.
+    layers : of a model of several subjects, whose features are then those of the shared space.
     """
 
     space_name: str
@@ -34,25 +39,12 @@ class BrainInput:
     std: Float[np.ndarray, " features"]
     patch_index: Int[np.ndarray, "patches pixels"]
     kept: Int[np.ndarray, " patches"]
+    layers: SubjectLayers | None = None
 
     @classmethod
     def fit(cls, recording: Recording, *, patch_size: int, image_size: int) -> BrainInput:
         """Mean and SD of each vertex over trials and frames; the patches of its space."""
-        # sums of differences from one frame: those of a constant vertex are exactly 0
-        origin = _frames(recording.data[:1])[0, 0].astype(np.float64)
-        total = np.zeros(recording.n_features)
-        square = np.zeros(recording.n_features)
-        count = 0
-        for start in range(0, recording.n_trials, 64):
-            block = _frames(recording.data[start : start + 64]).astype(np.float64) - origin
-            total += block.sum(axis=(0, 1))
-            square += (block**2).sum(axis=(0, 1))
-            count += block.shape[0] * block.shape[1]
-        shift = total / count
-        std = np.sqrt(np.maximum(square / count - shift**2, 0))
-        mean = origin + shift
-        # a vertex that is constant, to the precision of float32, tells nothing: it reads as zero
-        std[std <= 1e-6 * np.abs(mean)] = np.inf
+        mean, std = feature_statistics(recording)
         index, kept, side = _patches(recording, patch_size, image_size)
         return cls(
             recording.space.name,
@@ -60,8 +52,8 @@ class BrainInput:
             recording.n_features,
             patch_size,
             side,
-            mean.astype(np.float32),
-            std.astype(np.float32),
+            mean,
+            std,
             index,
             kept,
         )
@@ -69,35 +61,22 @@ class BrainInput:
     def accept(self, recording: Recording) -> Recording:
         """The recording in this model's vertices.
 
-        A 256 x 256 flat-map recording (fMRI-Shape's layout) is read at this model's vertices.
+        A 256 x 256 flat-map recording (fMRI-Shape's layout) is read at this model's vertices. A
+        model of several subjects reads a recording through the input layers of its subjects.
 
         Raises
         ------
-        UsageError : other vertices.
+        UsageError : other vertices, or a subject without an input layer.
         """
-        space = recording.space
-        if space.fingerprint() == self.space_fingerprint:
+        if recording.space.fingerprint() == self.space_fingerprint:
             return recording
-        flat = FlatMapSpace()
-        if isinstance(space, FlatImageSpace) and flat.fingerprint() == self.space_fingerprint:
-            return Recording(
-                data=_AtVertices(recording.data, space, self.n_features),
-                trials=recording.trials,
-                rois=dict(load_visual_cortex().areas),
-                space=flat,
-                unit=recording.unit,
-                simulated=recording.simulated,
-                name=recording.name,
-            )
-        raise UsageError(
-            f"the recording has {recording.n_features} features in space {space.name!r}; this "
-            f"model was fitted on {self.n_features} in {self.space_name!r}. Use the same mask or "
-            "vertices as in training, or fit a model on this recording"
-        )
+        if self.layers is not None:
+            return self.layers.to_latent(recording)
+        return in_space(recording, self.space_fingerprint, self.n_features, self.space_name)
 
     def standardised(self, data: Float[np.ndarray, "trials ..."]) -> np.ndarray:
         """(trials, frames, features), z-scored by the training recording."""
-        return (_frames(data) - self.mean) / self.std
+        return (as_frames(data) - self.mean) / self.std
 
     def betas(self, recording: Recording) -> Float[np.ndarray, "trials features"]:
         """Mean over the frames of each trial: the response estimate that ridge reads."""
@@ -112,6 +91,56 @@ class BrainInput:
         padded = F.pad(maps, (0, 1))
         index = torch.from_numpy(self.patch_index).to(maps.device)
         return padded[:, index.flatten()].unflatten(1, index.shape)
+
+
+def in_space(recording: Recording, fingerprint: str, n_features: int, name: str) -> Recording:
+    """The recording, if it is in this space; flat maps are read at the 8,921 vertices.
+
+    Raises
+    ------
+    UsageError : other vertices.
+    """
+    space = recording.space
+    if space.fingerprint() == fingerprint:
+        return recording
+    flat = FlatMapSpace()
+    if isinstance(space, FlatImageSpace) and flat.fingerprint() == fingerprint:
+        return Recording(
+            data=_AtVertices(recording.data, space, n_features),
+            trials=recording.trials,
+            rois=dict(load_visual_cortex().areas),
+            space=flat,
+            unit=recording.unit,
+            simulated=recording.simulated,
+            name=recording.name,
+        )
+    raise UsageError(
+        f"the recording has {recording.n_features} features in space {space.name!r}; this "
+        f"model was fitted on {n_features} in {name!r}. Use the same mask or "
+        "vertices as in training, or fit a model on this recording"
+    )
+
+
+def feature_statistics(
+    recording: Recording,
+) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
+    """Mean and SD of each feature over trials and frames; the SD of a constant one is infinite."""
+    # sums of differences from one frame: those of a constant vertex are exactly 0
+    origin = as_frames(recording.data[:1])[0, 0].astype(np.float64)
+    total = np.zeros(recording.n_features)
+    square = np.zeros(recording.n_features)
+    count = 0
+    for start in range(0, recording.n_trials, 64):
+        block = as_frames(recording.data[start : start + 64]).astype(np.float64) - origin
+        total += block.sum(axis=(0, 1))
+        square += (block**2).sum(axis=(0, 1))
+        count += block.shape[0] * block.shape[1]
+    shift = total / count
+    std = np.sqrt(np.maximum(square / count - shift**2, 0))
+    mean = origin + shift
+    # a vertex that is constant, to the precision of float32, tells nothing: it reads as zero
+    std[std <= 1e-6 * np.abs(mean)] = np.inf
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def frames_at_test(n_available: int, n_wanted: int) -> np.ndarray:
@@ -135,7 +164,7 @@ class _AtVertices:
         return np.asarray(self._space.to_vertices(self._data[index]), np.float32)
 
 
-def _frames(data: np.ndarray) -> np.ndarray:
+def as_frames(data: np.ndarray) -> np.ndarray:
     """Betas without frames are trials of one frame."""
     if data.ndim not in (2, 3):
         raise UsageError(

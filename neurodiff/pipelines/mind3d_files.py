@@ -7,6 +7,7 @@
     vqvae_model/  transformer_model/                               shapes (published names inside)
     brain_input/  ridge/                                           how a recording is read
     fmri_encoder/  fa_module/  prior_network/                      the bridge (published names)
+    subject_layers/                                                in a model of several people
 
 A pipeline of which only the shapes are fitted has the first three. Nothing in the folder is code:
 no pickle is written or read. The folder is written beside its place and then renamed, and the index
@@ -20,6 +21,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,7 @@ from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.models.mind3d import BrainNetworks
 from neurodiff.pipelines.brain_input import BrainInput
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
+from neurodiff.pipelines.subject_layers import SubjectLayers, layers_from_state, layers_state
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.mind3d import MinD3D
@@ -51,6 +54,7 @@ FORMAT = "neurodiff-mind3d-1"
 INDEX = "model_index.json"
 SHAPES = ("embedding", "vqvae_model", "transformer_model")
 BRAIN = ("brain_input", "ridge", "fmri_encoder", "fa_module", "prior_network")
+LAYERS = "subject_layers"
 _FILES = ("config.json", "model.safetensors")
 
 
@@ -129,7 +133,10 @@ def from_pretrained(folder: str | os.PathLike[str]) -> MinD3D:
     pipe.shapes.eval()
     if "brain_input" not in names:
         return pipe
-    pipe.brain = brain = _brain_input(place / "brain_input")
+    brain = _brain_input(place / "brain_input")
+    if LAYERS in names:
+        brain = replace(brain, layers=_layers(place / LAYERS))
+    pipe.brain = brain
     pipe.ridge = _ridge(place / "ridge", brain.n_features, recipe.embedding.dim)
     bridge = recipe.bridge
     encoder = bridge.encoder_for(brain.image_size)
@@ -214,6 +221,8 @@ def _components(pipe: MinD3D) -> dict[str, tuple[dict[str, Any], dict[str, Tenso
         tokens = {"tokens": bridge.aggregated_tokens}
         parts["fa_module"] = _network(networks.fa_module, tokens)
         parts["prior_network"] = _network(networks.prior_network, bridge.network)
+        if brain.layers is not None:
+            parts[LAYERS] = layers_state(brain.layers)
     return {name: (config, _tensors(values)) for name, (config, values) in parts.items()}
 
 
@@ -245,7 +254,8 @@ def _index(place: Path) -> dict[str, Any]:
     found = index.get("components")
     listed = found if isinstance(found, dict) else {}
     sound = all(isinstance(files, dict) and set(files) == {*_FILES} for files in listed.values())
-    if not sound or set(listed) not in ({*SHAPES}, {*SHAPES, *BRAIN}):
+    known = ({*SHAPES}, {*SHAPES, *BRAIN}, {*SHAPES, *BRAIN, LAYERS})
+    if not sound or set(listed) not in known:
         raise DataError(
             f"{where} lists other components than {', '.join((*SHAPES, *BRAIN))}; "
             "save the model again"
@@ -349,6 +359,14 @@ def _brain_input(place: Path) -> BrainInput:
         raise DataError(f"{place / _FILES[1]}: patch_index does not fit {n} features")
     values.update(arrays)
     return BrainInput(**values)
+
+
+def _layers(place: Path) -> SubjectLayers:
+    arrays = {name: tensor.numpy() for name, tensor in load_weights(place / _FILES[1]).items()}
+    try:
+        return layers_from_state(_config(place), arrays)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
 
 
 def _ridge(place: Path, features: int, targets: int) -> MultiTargetRidge:

@@ -29,6 +29,7 @@ from neurodiff.datasets.simulated.objects import (
 )
 from neurodiff.datasets.simulated.subject import (
     DEFAULT_CEILING,
+    INDIVIDUAL,
     FeatureSpace,
     PlantedSubject,
     StimulusFeatures,
@@ -50,27 +51,34 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Study:
-    """Objects with their arrays; ``split`` is aligned with ``bank.ids``."""
+    """Objects with their arrays; ``split`` is aligned with ``bank.ids``.
+
+    ``space`` gives the features of any other object, on the scale of the training objects.
+    """
 
     seed: int
     bank: ShapeBank
     stimuli: Stimuli
     split: np.ndarray
     features: StimulusFeatures
+    space: FeatureSpace
     _planted: dict = field(default_factory=dict, repr=False)
 
     def ids(self, split: str) -> list[str]:
         return [name for name, s in zip(self.bank.ids, self.split, strict=True) if s == split]
 
-    def subject(self, number: int = 1, *, ceiling: float = DEFAULT_CEILING) -> PlantedSubject:
-        """Subject ``number`` at a median single-trial noise ceiling."""
-        key = (number, ceiling)
+    def subject(
+        self, number: int = 1, *, ceiling: float = DEFAULT_CEILING, individual: float = INDIVIDUAL
+    ) -> PlantedSubject:
+        """Subject ``number`` at a median single-trial noise ceiling; see `plant_subject`."""
+        key = (number, ceiling, individual)
         if key not in self._planted:
             self._planted[key] = plant_subject(
                 _rows(self.features, self.split == "train"),
                 subject=number,
                 seed=self.seed,
                 median_ceiling=ceiling,
+                individual=individual,
             )
         return self._planted[key]
 
@@ -80,6 +88,7 @@ class Study:
         *,
         subject: int = 1,
         ceiling: float = DEFAULT_CEILING,
+        individual: float = INDIVIDUAL,
         repeats: int = 1,
         progress: Progress = SILENT,
     ) -> Recording:
@@ -88,13 +97,40 @@ class Study:
         if not chosen.any():
             raise UsageError(f"no split {split!r}; there are {', '.join(sorted(set(self.split)))}")
         return record(
-            self.subject(subject, ceiling=ceiling),
+            self.subject(subject, ceiling=ceiling, individual=individual),
             _rows(self.features, chosen),
             self.ids(split),
             split=split,
             repeats=repeats,
             # runs of test and training trials never mix
             first_run={"train": 1, "test": 1001, "unseen": 2001}[split],
+            progress=progress,
+        )
+
+    def record_others(
+        self,
+        bank: ShapeBank,
+        *,
+        split: str = "others",
+        subject: int = 1,
+        ceiling: float = DEFAULT_CEILING,
+        repeats: int = 1,
+        progress: Progress = SILENT,
+    ) -> Recording:
+        """The subject sees objects that are not of the study, such as scanned or modelled ones.
+
+        Their ids must not be those of the study, whose trials would have the same noise.
+        """
+        same = set(bank.ids) & set(self.bank.ids)
+        if same:
+            raise UsageError(f"{sorted(same)[0]!r} is an object of the study; give others")
+        return record(
+            self.subject(subject, ceiling=ceiling),
+            self.space(bank.views, bank.grid, list(bank.categories)),
+            list(bank.ids),
+            split=split,
+            repeats=repeats,
+            first_run=3001,
             progress=progress,
         )
 
@@ -139,7 +175,7 @@ def make_study(
         [c for c, t in zip(bank.categories, train, strict=True) if t],
     )
     features = space(bank.views, bank.grid, list(bank.categories))
-    return Study(seed, bank, stimuli(objects), split, features)
+    return Study(seed, bank, stimuli(objects), split, features, space)
 
 
 def bank_from_objects(

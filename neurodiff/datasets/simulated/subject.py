@@ -55,6 +55,7 @@ TUNING: dict[str, tuple[str, ...]] = {
 TUNING_FWHM_MM = 6.0  # tuning changes more slowly along the cortex than the noise does
 DEFAULT_CEILING = 0.10
 HARD_CEILING = 0.03
+INDIVIDUAL = 0.5  # share of the tuning variance that other subjects do not have
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def plant_subject(
     subject: int = 1,
     seed: int = 0,
     median_ceiling: float = DEFAULT_CEILING,
-    individual: float = 0.5,
+    individual: float = INDIVIDUAL,
     fwhm_mm: float = MEASURED_FWHM_MM,
     rho: float = MEASURED_LAG1,
 ) -> PlantedSubject:
