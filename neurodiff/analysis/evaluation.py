@@ -23,7 +23,7 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.geometry.mesh import make_watertight, normalise_mesh, sample_surface
-from neurodiff.metrics.meshes import earth_movers_distance
+from neurodiff.metrics.transport import earth_movers_distance
 from neurodiff.metrics.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
