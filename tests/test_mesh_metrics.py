@@ -10,6 +10,7 @@ import trimesh
 
 from neurodiff.core.errors import DataError
 from neurodiff.metrics import meshes
+from neurodiff.metrics.transport import earth_movers_distance
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics_meshes.json").read_text())
 

@@ -8,6 +8,7 @@ blur and noise, and comparable with no published LPIPS.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -65,9 +66,7 @@ class VGG16Trunk(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                nn.Conv2d(a, b, 3, padding=1) for a, b in zip(w[:-1], w[1:], strict=True)
-            )
+            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(w))
             for w in VGG16
         )
 
