@@ -68,7 +68,7 @@ class TrueShape:
     """What is made of a true shape once, however many answers are compared with it."""
 
     name: str
-    mesh: trimesh.Trimesh
+    mesh: Any  # trimesh.Trimesh; None where the pictures are given
     judge: Any = None
 
     @cached_property
@@ -102,7 +102,7 @@ class ProtocolScorer:
             found.append(column(metric, self._network(use).name if use else None))
         return found
 
-    def true_shape(self, name: str, mesh: trimesh.Trimesh) -> TrueShape:
+    def true_shape(self, name: str, mesh: Any) -> TrueShape:
         return TrueShape(name, mesh, self._load("n-way"))
 
     def item(

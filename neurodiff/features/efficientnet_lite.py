@@ -61,7 +61,7 @@ class EfficientNetLite0(nn.Module):
         """Class probabilities of RGB pictures of any size, one picture at a time."""
         rows = []
         for view in views:
-            x = torch.from_numpy(view).permute(2, 0, 1)[None].float()
+            x = torch.tensor(view).permute(2, 0, 1)[None].float()
             if x.shape[-2:] != (SIZE, SIZE):
                 x = F.interpolate(x, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 255)
             rows.append(self((x - 127) / 128).softmax(-1))

@@ -73,7 +73,7 @@ class VisionTransformer(nn.Module):
         mean, sd = (torch.tensor(v)[:, None, None] for v in (MEAN, SD))
         rows = []
         for view in views:
-            x = torch.from_numpy(view).permute(2, 0, 1)[None].float() / 255
+            x = torch.tensor(view).permute(2, 0, 1)[None].float() / 255
             x = F.interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
             rows.append(self((x - mean) / sd).softmax(-1))
         return torch.cat(rows).numpy()
