@@ -92,7 +92,7 @@ QUANTITIES = {
         higher_is_better=False,
         chance=None,
         description="Chamfer distance after the best turn about the vertical axis: a minimum, to "
-        "be read beside the same of the baselines",
+        "be read beside the same of the baselines; its points are those of EMD, not of CD",
     ),
     "F@2%": Quantity(
         unit="",

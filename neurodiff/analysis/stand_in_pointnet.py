@@ -2,7 +2,7 @@
 stand_in_pointnet DIR``.
 
 The published point-cloud distance uses a PointNet that was trained on 13 ShapeNet classes; where
-its weights are not at hand, this one classifies the 15 simulated families. It takes about two
+its weights are not at hand, this one classifies the simulated families. It takes about two
 minutes on one core, the same seed gives the same weights on the same machine, and its distances are
 named "FPD [PointNet simulated]" and stand beside no published number.
 """
@@ -100,7 +100,7 @@ def main() -> int:
     except NeurodiffError as error:
         print(f"error: {error}")
         return error.exit_code
-    print(f"held-out accuracy {accuracy:.3f} over 15 simulated categories (chance 0.067)")
+    print(f"held-out accuracy {accuracy:.3f} over the simulated categories")
     print(path)
     return 0
 

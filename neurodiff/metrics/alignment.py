@@ -65,7 +65,7 @@ def turned_chamfer(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "m 3"]) -> 
     return Turned(best.distance, best.angle % 360.0)
 
 
-def turn(angle: float) -> Float[np.ndarray, "3 3"]:
+def turn(angle: float | int) -> Float[np.ndarray, "3 3"]:
     """Rotation by ``angle`` degrees about +y: takes +z towards +x."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
