@@ -206,7 +206,8 @@ def _published(
     if protocol != "mind3d-2024" or not conditions:
         return [], []
     card = read_card(protocol)
-    notes, means = [], {}
+    notes: list[str] = []
+    means: dict[str, dict[str, float]] = {}
     for label, cells in conditions.items():
         for name, cell in cells.items():
             if name == "role":

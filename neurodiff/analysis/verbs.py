@@ -324,7 +324,7 @@ def set_remarks(sets: pd.DataFrame) -> list[tuple[str, str]]:
     """What is to be known of scores of whole sets: unit, direction, and rank; one a metric."""
     from neurodiff.analysis.protocols import quantity
 
-    found = {}
+    found: dict[str, str] = {}
     for row in sets.to_dict("records"):
         what = quantity(row["metric"])
         better = "higher" if what.higher_is_better else "lower"
