@@ -244,3 +244,20 @@ def test_stand_in_pointnet_tells_simulated_categories(tmp_path):
     )
     assert again.read_bytes() == path.read_bytes()
     assert 0 <= accuracy <= 1
+
+
+def test_the_page_keeps_published_figures_apart():
+    from neurodiff.analysis.run_report import _published
+
+    cell = {"mean": 1.5, "median": 1.4, "low": 1.0, "high": 2.0, "n": 3}
+    conditions = {"run": {"role": "ours", "CD": cell, "LPIPS [VGG16-HED 128 px]": cell}}
+    [(_, simulated, _)], notes = _published(conditions, "mind3d-2024", True)
+    assert "run" not in simulated.index
+    assert any(
+        "run, CD: not comparable with published (the data are simulated)" in n for n in notes
+    )
+    [(_, real, _)], notes = _published(conditions, "mind3d-2024", False)
+    assert real.loc["run", "CD"] == "1.5"
+    assert real.loc["run", "LPIPS [AlexNet]"] == "not computed"
+    assert any("the network is VGG16-HED" in note for note in notes)
+    assert _published(conditions, "neurodiff-1", False) == ([], [])
