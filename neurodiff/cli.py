@@ -328,11 +328,23 @@ def evaluate(
     full: Annotated[
         bool, typer.Option("--full", help="Also the metrics that take minutes or need weights.")
     ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option("--protocol", metavar="NAME", help="neurodiff-1, or mind3d-2024 as released."),
+    ] = "neurodiff-1",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="DIR", help="With --full: folder of the networks' weights."
+        ),
+    ] = None,
 ) -> None:
     """Score the reconstructions of a run beside chance, baselines and ceiling."""
+    if weights is not None and not full:
+        raise UsageError("--weights goes with --full; the other metrics need no network")
     from neurodiff.analysis import verbs
 
-    _show(verbs.evaluate_run(run, full))
+    _show(verbs.evaluate_run(run, full, protocol, weights))
 
 
 @app.command()

@@ -27,7 +27,7 @@ CALLS = {
     "fit": ("neurodiff.analysis.verbs", 8, ()),
     "reconstruct_run": ("neurodiff.analysis.verbs", 5, ()),
     "reconstruct_file": ("neurodiff.analysis.verbs", 3, ()),
-    "evaluate_run": ("neurodiff.analysis.verbs", 2, ()),
+    "evaluate_run": ("neurodiff.analysis.verbs", 4, ()),
     "report_runs": ("neurodiff.analysis.verbs", 2, ()),
 }
 
@@ -129,7 +129,7 @@ def test_evaluate_and_report(run, recorder):
     assert run("evaluate", "r", "--full").exit_code == 0
     assert run("report", "a", "b", "--out", "page.html").exit_code == 0
     assert recorder.calls == [
-        ("evaluate_run", (Path("r"), True), {}),
+        ("evaluate_run", (Path("r"), True, "neurodiff-1", None), {}),
         ("report_runs", ([Path("a"), Path("b")], Path("page.html")), {}),
     ]
 

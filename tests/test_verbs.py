@@ -263,7 +263,9 @@ def test_full_scores_add_emd_and_say_what_there_is_not(decoded, tmp_path):
     run = Run.open(shutil.copytree(decoded.folder, tmp_path / "full"))
     text = call("evaluate", run.folder, "--full").stdout
     assert "simulated_tiny, simulated: 12 items" in text
-    assert "LPIPS and FPD are not available" in text
+    for use in ("n-way", "LPIPS", "FPD"):
+        assert f"{use} is not available: no weights" in text
+    assert "--require-hashes" in text
     scores = run.read_scores()
     pd.testing.assert_series_equal(scores["CD"], decoded.read_scores()["CD"])
     assert ((scores["EMD"] > 0) & (scores["EMD"] < 100)).all()

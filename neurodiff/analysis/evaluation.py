@@ -1,29 +1,32 @@
 """Scores of decoded objects against what was shown: a table with one row an item.
 
-Protocol ``neurodiff-1``: the true mesh is centred, scaled to longest side 1 and made watertight
-where it is not; the reconstruction is taken as it stands. CD is squared, two-sided, 2,048 points,
-x 1e2; F-score at 2 % of the longest side; IoU at the 32^3 voxel centres; ``within`` is 2-way
-identification among shown objects of the same category by rendered views (chance 0.5). A stimulus
-without a mesh is listed as "no truth" and scored by nothing.
+The true mesh is centred, scaled to longest side 1 and made watertight where it is not; the
+reconstruction is taken as it stands. What is computed, and how, is the protocol's: see `protocols`.
+By ``neurodiff-1`` that is CD, F-score at 2 % of the longest side, IoU at the 32^3 voxel centres,
+and ``within``, 2-way identification among shown objects of the same category by rendered views
+(chance 0.5); with ``full`` also EMD, CD turned, the measures of six rendered views and FPD. A
+stimulus without a mesh is listed as "no truth" and scored by nothing.
 """
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.networks import find_networks
+from neurodiff.analysis.protocol_scores import ProtocolScorer, empty_sets
+from neurodiff.analysis.protocols import is_metric, protocol_of
 from neurodiff.analysis.scoring import ScoredShapes, score
-from neurodiff.core.errors import DataError, UsageError, suggest
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.geometry.mesh import make_watertight, normalise_mesh, sample_surface
-from neurodiff.metrics.meshes import earth_movers_distance
+from neurodiff.geometry.mesh import make_watertight, normalise_mesh
 from neurodiff.metrics.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -31,11 +34,8 @@ if TYPE_CHECKING:
 
     from neurodiff.pipelines.mind3d import Reconstruction
 
-PROTOCOLS = ("neurodiff-1",)
-METRICS = {"CD": "side^2 x 1e2", "F@2%": "", "IoU": "", "within": ""}
-HIGHER_IS_BETTER = {"CD": False, "F@2%": True, "IoU": True, "within": True, "EMD": False}
 NO_TRUTH = "no truth"
-EMD_POINTS = 512
+BY_GROUP = ("CD", "F@2%", "IoU", "within")  # of neurodiff-1: scored for many items at once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,15 +47,20 @@ class Evaluation:
     table : one row an item: subject, stimulus, category, repeat, sample, the metrics, note. Items
         without a true mesh have NaN, and "no truth" in ``note``.
     protocol : by which the scores were made.
+    sets : scores of a set of items as a whole (FPD): one row a metric and sample, with value, low,
+        high (95 %, jackknife over items), n and note.
+    notes : which networks were used, and what is not available and how to get it.
     """
 
     table: pd.DataFrame
     protocol: str
+    sets: pd.DataFrame = field(default_factory=empty_sets)
+    notes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the scored columns."""
-        return [name for name in (*METRICS, "EMD") if name in self.table]
+        """Names of the scored columns; a network that makes a column is in its name."""
+        return [str(name) for name in self.table if is_metric(str(name))]
 
     @property
     def no_truth(self) -> list[str]:
@@ -103,6 +108,7 @@ def evaluate(
     *,
     full: bool = False,
     seed: int = 0,
+    weights: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score reconstructions, as ``MinD3D.predict`` returns them, against the stimuli's meshes.
@@ -111,22 +117,23 @@ def evaluate(
     ----------
     results : any number of subjects, repeats and samples of each stimulus.
     truth : stimuli of these ids; those without a mesh are listed and not scored.
-    protocol : ``"neurodiff-1"``.
-    full : also EMD, exact, on 512 points a side (a fraction of a second an item).
-    seed : of the points drawn on the surfaces.
+    protocol : ``"neurodiff-1"``, or ``"mind3d-2024"`` as released, its slips included.
+    full : also what takes seconds an item or needs pretrained networks. A network whose weights
+        are missing leaves its columns out; ``notes`` says so and how to get them.
+    seed : of the points drawn on the surfaces, and of the draws of mind3d-2024.
+    weights : folder of the networks' weights; None takes that of ``NEURODIFF_WEIGHTS``.
 
     Raises
     ------
     UsageError : nothing to score, an unknown protocol, or a stimulus that ``truth`` does not list.
-    DataError : a mesh that is there and broken.
+    DataError : a mesh or a weight file that is there and broken.
+    MissingDataError : the folder of weights that was named is not there.
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(
-            f"there is no protocol {protocol!r} for shapes; there is {', '.join(PROTOCOLS)}."
-            f"{suggest(protocol, PROTOCOLS)}"
-        )
+    rules = protocol_of(protocol)
     if len(results) == 0:
         raise UsageError("there is no reconstruction to score; give what predict returned")
+    networks = find_networks(weights) if full else None
+    scorer = ProtocolScorer(rules, networks, seed)
     meshes = true_meshes(truth, [item.stimulus for item in results])
     table = pd.DataFrame(
         {
@@ -137,7 +144,8 @@ def evaluate(
             "sample": [item.sample for item in results],
         }
     )
-    for name in METRICS:
+    wanted = [*rules.quick, *(rules.full if full else ())]
+    for name in scorer.names(wanted):
         table[name] = np.nan
     table["note"] = [
         "" if item.stimulus not in meshes else "empty mesh" if len(item.mesh.faces) == 0 else ""
@@ -146,8 +154,24 @@ def evaluate(
     lacking = ~table["stimulus"].isin(list(meshes))
     table.loc[lacking, "note"] = f"{NO_TRUTH}: the stimulus has no mesh"
     scored = [k for k, without in enumerate(lacking) if not without]
+    notes = tuple(networks.lines()) if networks is not None else ()
     if len(scored) == 0:
-        return Evaluation(_with_emd(table, full), protocol)
+        return Evaluation(table, protocol, notes=notes)
+    if rules.name == "neurodiff-1":
+        _by_group(table, results, scored, meshes, seed, progress)
+    sets = _one_by_one(table, results, scored, meshes, scorer, wanted, progress)
+    return Evaluation(table, protocol, sets, notes)
+
+
+def _by_group(
+    table: pd.DataFrame,
+    results: Sequence[Reconstruction],
+    scored: list[int],
+    meshes: dict[str, trimesh.Trimesh],
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Fill in CD, F-score, IoU and identification within the category."""
     names = list(meshes)
     # other points than those of the reconstructions: a shape against itself is not at 0 exactly
     known = ScoredShapes.of_meshes(
@@ -172,15 +196,49 @@ def evaluate(
             ids=list(group["stimulus"]),
             categories=list(group["category"]),
         )
-        for name in METRICS:
+        for name in BY_GROUP:
             table.loc[rows, name] = part[name].to_numpy()
-    table = _with_emd(table, full)
-    if full:
-        for row in progress.over(scored, "EMD"):
-            result = results[row]
-            true = meshes[result.stimulus]
-            table.loc[row, "EMD"] = _emd(result.mesh, true, result.stimulus, seed)
-    return Evaluation(table, protocol)
+
+
+def _one_by_one(
+    table: pd.DataFrame,
+    results: Sequence[Reconstruction],
+    scored: list[int],
+    meshes: dict[str, trimesh.Trimesh],
+    scorer: ProtocolScorer,
+    wanted: list[str],
+    progress: Progress,
+) -> pd.DataFrame:
+    """Fill in what compares an item with its own truth; returns the scores of sets."""
+    group = BY_GROUP if scorer.protocol.name == "neurodiff-1" else ()
+    metrics = [name for name in wanted if name not in group]
+    if not metrics:
+        return empty_sets()
+    activations: dict[int, tuple] = {}
+    by_stimulus = sorted(scored, key=lambda k: results[k].stimulus)  # one truth at a time in memory
+    true, of_true = None, None
+    for row in progress.over(by_stimulus, f"scores by {scorer.protocol.name}"):
+        result = results[row]
+        if true is None or true.name != result.stimulus:
+            mesh = meshes[result.stimulus]
+            true = scorer.true_shape(result.stimulus, mesh)
+            of_true = scorer.activation(mesh, result.stimulus, "true") if "FPD" in metrics else None
+        draw = result.sample + 1000 * result.repeat
+        for name, value in scorer.item(result.mesh, true, metrics, draw).items():
+            table.loc[row, name] = value
+        if of_true is not None:
+            activations[row] = (
+                scorer.activation(result.mesh, result.stimulus, "predicted"),
+                of_true,
+            )
+    rows = []
+    if activations:
+        for sample, part in table.loc[sorted(activations)].groupby("sample"):
+            pairs = [activations[k] for k in part.index]
+            found = scorer.fpd([a for a, _ in pairs], [b for _, b in pairs])
+            if found is not None:
+                rows.append(found | {"sample": int(sample)})
+    return pd.DataFrame(rows, columns=empty_sets().columns) if rows else empty_sets()
 
 
 def true_meshes(truth: Stimuli, wanted: Sequence[str]) -> dict[str, trimesh.Trimesh]:
@@ -205,20 +263,3 @@ def true_meshes(truth: Stimuli, wanted: Sequence[str]) -> dict[str, trimesh.Trim
         mesh = normalise_mesh(mesh)
         meshes[name] = mesh if mesh.is_watertight else normalise_mesh(make_watertight(mesh))
     return meshes
-
-
-def _with_emd(table: pd.DataFrame, full: bool) -> pd.DataFrame:
-    if full:
-        table.insert(table.columns.get_loc("note"), "EMD", np.nan)
-    return table
-
-
-def _emd(predicted: trimesh.Trimesh, true: trimesh.Trimesh, name: str, seed: int) -> float:
-    """Earth mover's distance x 1e2 of two draws of points; an empty mesh is a point at 0."""
-    draws = []
-    for which, mesh in (("predicted", predicted), ("true", true)):
-        key = item_seed(seed, subject=which, stimulus=name, stage="emd")
-        rng = numpy_generator(key)
-        empty = len(mesh.faces) == 0
-        draws.append(np.zeros((EMD_POINTS, 3)) if empty else sample_surface(mesh, EMD_POINTS, rng))
-    return 100 * earth_movers_distance(*draws)

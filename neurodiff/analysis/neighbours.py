@@ -15,7 +15,7 @@ None of them depends on a sample of the decoder: there is one answer a trial.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,20 @@ class Neighbours:
     run: Run
     model: Path
     progress: Progress = SILENT
+    sets: list[dict[str, Any]] = field(default_factory=list)
 
     def scores(
-        self, source: Source, trials: Sequence[Reconstruction], *, full: bool = False
+        self,
+        source: Source,
+        trials: Sequence[Reconstruction],
+        *,
+        full: bool = False,
+        protocol: str = "neurodiff-1",
+        weights: str | Path | None = None,
     ) -> pd.DataFrame:
         """One row a trial and condition: condition, and the columns of `Evaluation.table`.
+
+        Scores of whole sets (FPD) are left in ``sets``, with the condition.
 
         Parameters
         ----------
@@ -91,7 +100,20 @@ class Neighbours:
         ]
         if not items:
             return pd.DataFrame()
-        table = evaluate(items, self._stimuli(source), full=full, progress=self.progress).table
+        scored = evaluate(
+            items,
+            self._stimuli(source),
+            protocol,
+            full=full,
+            weights=weights,
+            progress=self.progress,
+        )
+        table = scored.table
+        self.sets = [
+            {"condition": answers[row["sample"]][0]}
+            | {k: v for k, v in row.items() if k != "sample"}
+            for row in scored.sets.to_dict("records")
+        ]
         table.insert(0, "condition", [answers[c][0] for c in table["sample"]])
         table["sample"] = 0
         few = len(self._for_mean) if MEAN_OBJECT in set(table["condition"]) else 0
@@ -276,9 +298,31 @@ def condition_rows(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for name in (OURS, *NEIGHBOURS):
         part = scores[scores["condition"] == name].reset_index(drop=True)
         if len(part):
-            summary = Evaluation(part, "neurodiff-1").summary()
+            summary = Evaluation(part, protocol_in(part)).summary()
             rows[name] = {"role": ROLES[name]} | {m: r.to_dict() for m, r in summary.iterrows()}
     return rows
+
+
+def protocol_in(scores: pd.DataFrame) -> str:
+    """The protocol of a table of scores; tables of before there were two have no such column."""
+    return str(scores["protocol"].iloc[0]) if "protocol" in scores else "neurodiff-1"
+
+
+def set_table(sets: pd.DataFrame) -> pd.DataFrame:
+    """Scores of whole sets as words for reading: index condition, one column a metric."""
+
+    def words(row: dict[str, Any]) -> str:
+        if not np.isfinite(row["value"]):
+            return "not available"
+        known = np.isfinite(row["low"])
+        bounds = f" [{row['low']:.3f}, {row['high']:.3f}]" if known else ""
+        return f"{row['value']:.3f}{bounds} (n {row['n']})"
+
+    cells: dict[str, dict[str, str]] = {}
+    for row in sets.to_dict("records"):
+        cells.setdefault(row["condition"], {})[row["metric"]] = words(row)
+    table = pd.DataFrame.from_dict(cells, orient="index").fillna("not available")
+    return table.rename_axis(columns="condition")
 
 
 def mean_table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:

@@ -17,14 +17,23 @@ import pandas as pd
 from neurodiff.analysis.ceilings import ceilings_of_run
 from neurodiff.analysis.decoding import Stored, by_source, own_source, stored_results
 from neurodiff.analysis.demo import OURS
-from neurodiff.analysis.evaluation import (
-    HIGHER_IS_BETTER,
-    METRICS,
-    NO_TRUTH,
-    Evaluation,
-    true_meshes,
+from neurodiff.analysis.evaluation import NO_TRUTH, Evaluation, true_meshes
+from neurodiff.analysis.neighbours import (
+    condition_rows,
+    findings,
+    mean_table,
+    protocol_in,
+    remarks,
+    set_table,
 )
-from neurodiff.analysis.neighbours import condition_rows, findings, mean_table, remarks
+from neurodiff.analysis.protocols import (
+    beside_published,
+    is_metric,
+    published_table,
+    quantity,
+    read_card,
+    reasons_against,
+)
 from neurodiff.analysis.report import Pair, Report, ReportData
 from neurodiff.analysis.splits import class_lines, describe, mark, trained_on
 from neurodiff.core.errors import MissingDataError, UsageError
@@ -40,13 +49,6 @@ if TYPE_CHECKING:
 MOST_PAIRS = 24
 MOST_CHECKS = 12
 STILL = 160
-DESCRIPTIONS = {
-    "CD": "Chamfer distance: squared, two-sided, 2,048 points a side, x 1e2",
-    "F@2%": "F-score at 2 % of the longest side",
-    "IoU": "volume intersection over union at 32^3 voxels",
-    "within": "2-way identification among shown objects of the same category, by rendered views",
-    "EMD": "earth mover's distance, exact, 512 points a side, x 1e2",
-}
 
 
 def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Path:
@@ -54,7 +56,7 @@ def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Pa
 
     Raises
     ------
-    UsageError : no run, or one that is named twice.
+    UsageError : no run, one that is named twice, or runs that were scored by different protocols.
     MissingDataError : a run without reconstructions.
     """
     folders = [run.folder.resolve() for run in runs]
@@ -71,7 +73,7 @@ def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Pa
 
 def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
     """Everything the page shows."""
-    from neurodiff.analysis.verbs import score_run
+    from neurodiff.analysis.verbs import score_run, set_remarks
 
     conditions: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, Any]] = {}  # data -> its conditions, where there are several
@@ -82,13 +84,25 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
     provenance: dict[str, Any] = {}
     metrics: list[str] = []
     notes: list[str] = []
+    tables: list[tuple[str, pd.DataFrame, str]] = []
+    protocols: dict[str, str] = {}
     simulated = False
     for run in runs:
         stored = stored_results(run)
         table = _scores(run, stored)
         if table is None:
             progress.say(f"scoring {run.folder.name}")
-            table = score_run(run, full=False, progress=progress)
+            table = score_run(run, full=False, progress=progress).table
+        protocols[protocol_in(table)] = run.folder.name
+        if len(protocols) > 1:
+            text = " and ".join(f"{folder} by {name}" for name, folder in protocols.items())
+            raise UsageError(
+                f"scores of two protocols do not go into one table: {text}; run `neurodiff "
+                "evaluate RUN --protocol NAME` with one of them for all"
+            )
+        for data, own in _set_scores(run, protocol_in(table)).groupby("data", sort=False):
+            text = "; ".join(f"{name}: {note}" for name, note in set_remarks(own))
+            tables.append((f"Of all items together: {data}", set_table(own), text))
         answers = table[table["condition"] == OURS].set_index("key")
         simulated |= any(one.simulated for one in stored) or bool(run.inputs.get("simulated"))
         provenance[run.folder.name] = _provenance(run)
@@ -107,7 +121,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             scored = [one for one, yes in zip(group, known, strict=True) if yes]
             blind = [one for one, yes in zip(group, known, strict=True) if not yes]
             if scored:
-                part = Evaluation(scores[known].reset_index(), "neurodiff-1")
+                part = Evaluation(scores[known].reset_index(), protocol_in(scores))
                 summary = part.summary()
                 metrics += [name for name in summary.index if name not in metrics]
                 conditions[label] = {"role": "ours"} | {
@@ -147,15 +161,18 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                 f"The scores of {label} have no baselines or ceiling beside them: the model or the "
                 "training data could not be opened; `neurodiff evaluate` says why."
             )
-    tables: list[tuple[str, pd.DataFrame, str]] = []
+    [protocol] = protocols
+    published, told = _published(conditions, protocol, simulated)
+    tables += published
+    notes += told
     if len(conditions) == 1 and beside:
         [conditions] = beside.values()
     else:  # each has a ceiling of its own, and a figure shows one
         text = "Means with 95 % intervals over stimuli, on the same trials."
-        tables = [(f"Beside {k}", mean_table(rows), text) for k, rows in beside.items()]
+        tables += [(f"Beside {k}", mean_table(rows), text) for k, rows in beside.items()]
     return ReportData(
         title="MinD-3D: reconstructions of " + (runs[0].folder.name if len(runs) == 1 else "runs"),
-        subtitle=f"{len(pairs)} pairs and {len(plumbing)} plumbing checks",
+        subtitle=f"{len(pairs)} pairs and {len(plumbing)} plumbing checks; protocol {protocol}",
         simulated=simulated,
         headline=headline,
         provenance=provenance,
@@ -175,11 +192,47 @@ def _scores(run: Run, stored: list[Stored]) -> pd.DataFrame | None:
         table = run.read_scores()
     except MissingDataError:
         return None
-    if not {"key", "condition", "data", "note", *METRICS} <= set(table.columns):
+    if not {"key", "condition", "data", "note", "CD"} <= set(table.columns):
         return None
     table["note"] = ["" if pd.isna(note) else str(note) for note in table["note"]]
     ours = set(table["key"][table["condition"] == OURS])
     return table if stored and {one.key for one in stored} <= ours else None
+
+
+def _set_scores(run: Run, protocol: str) -> pd.DataFrame:
+    """Scores of whole sets that were made together with the run's table of scores."""
+    try:
+        table = run.read_set_scores()
+    except MissingDataError:
+        return pd.DataFrame(columns=["data"])
+    table["note"] = ["" if pd.isna(note) else str(note) for note in table["note"]]
+    return table[table["protocol"] == protocol]
+
+
+def _published(
+    conditions: dict[str, dict[str, Any]], protocol: str, simulated: bool
+) -> tuple[list[tuple[str, pd.DataFrame, str]], list[str]]:
+    """The published figures as a table of their own, with ours where every reason allows it."""
+    if protocol != "mind3d-2024" or not conditions:
+        return [], []
+    card = read_card(protocol)
+    notes: list[str] = []
+    means: dict[str, dict[str, float]] = {}
+    for label, cells in conditions.items():
+        for name, cell in cells.items():
+            if name == "role":
+                continue
+            reasons = reasons_against(name, card, protocol=protocol, simulated=simulated)
+            if reasons:
+                notes.append(f"{label}, {name}: not comparable with published ({reasons[0]})")
+            elif cell["n"]:
+                means.setdefault(label, {})[name] = cell["mean"]
+    table = published_table(card)
+    for label, row in means.items():
+        merged = beside_published(row, card, label=label, protocol=protocol, simulated=simulated)
+        table = pd.concat([table, merged.loc[[label]]])
+    text = f"{card.reference}; {card.data}. Not found: {'; '.join(card.not_found)}."
+    return [("Published figures", table.astype(str), text)], list(dict.fromkeys(notes))
 
 
 def _pairs(
@@ -188,7 +241,7 @@ def _pairs(
     """A fixed random draw, and the best, median and worst by CD."""
     chosen = _chosen(scores["CD"].to_numpy(float))
     truths = true_meshes(stimuli, [stored[k].result.stimulus for k in chosen])
-    names = [name for name in (*METRICS, "EMD") if name in scores]
+    names = [str(name) for name in scores if is_metric(str(name))]
     pairs = []
     for k in progress.over(list(chosen), "pictures"):
         result = stored[k].result
@@ -250,12 +303,13 @@ def _still(mesh: Any) -> Image.Image | None:
 
 
 def _metric(name: str) -> dict[str, Any]:
+    what = quantity(name)
     return {
         "name": name,
-        "unit": METRICS.get(name, "side x 1e2"),
-        "higher_is_better": HIGHER_IS_BETTER[name],
-        "chance": 0.5 if name == "within" else None,
-        "description": DESCRIPTIONS[name],
+        "unit": what.unit,
+        "higher_is_better": what.higher_is_better,
+        "chance": what.chance,
+        "description": what.description,
     }
 
 

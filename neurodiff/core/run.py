@@ -8,7 +8,7 @@ This is the only module that knows the names of the files in it::
     stages/<stage>-<hash>/   weights.safetensors, config.json, metrics.jsonl, done.json
     items/<key[:2]>/<key>/   mesh.glb | image.png | volume.nii.gz, done.json or failed.json
     items.csv      key -> task, subject, stimulus, sample
-    scores.csv     one row an item      report.html   report.json   logs/
+    scores.csv     one row an item      set_scores.csv (FPD)      report.html   report.json   logs/
 
 Every file is written whole or not at all, so a run can be killed at any time and started again, and
 several processes may work on it: two that make the same item write the same content.
@@ -48,7 +48,7 @@ from neurodiff.core.seeds import item_seed
 
 _ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
-_OWN |= {"report.html", "report.json", "logs"}
+_OWN |= {"set_scores.csv", "report.html", "report.json", "logs"}
 _MISSING = object()
 
 
@@ -285,6 +285,14 @@ class Run:
         """The table of ``scores.csv``; MissingDataError before evaluation."""
         text = {"key": str, "subject": str, "stimulus": str}
         return read_csv(self.scores_path, dtype=text)
+
+    def write_set_scores(self, table: pd.DataFrame) -> None:
+        """Write ``set_scores.csv``, one row a score of many items together."""
+        write_csv(self.folder / "set_scores.csv", table)
+
+    def read_set_scores(self) -> pd.DataFrame:
+        """The table of ``set_scores.csv``; MissingDataError where there is none."""
+        return read_csv(self.folder / "set_scores.csv", dtype={"condition": str, "note": str})
 
     def write_report_html(self, text: str) -> None:
         """Write ``report.html``: the page."""

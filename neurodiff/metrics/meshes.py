@@ -1,4 +1,4 @@
-"""Distances between shapes: Chamfer, earth mover's, F-score, volume IoU.
+"""Distances between shapes: Chamfer, F-score, volume IoU (earth mover's: `transport`).
 
 Functions of point sets ``(points, 3)`` or, where said, of batches ``(items, points, 3)``; units
 are those of the coordinates (the shape convention: longest side 1).
@@ -84,38 +84,6 @@ def f_score(
         return _f_of(*_nearest(a, b), threshold)
 
     return _over_items(score, a, b)
-
-
-def earth_movers_distance(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "m 3"]) -> float:
-    """Exact optimal transport between two point sets of uniform weights, Euclidean cost.
-
-    Sets of one size are matched one to one, which takes about n^3 steps: meant for up to 512
-    points. Sets of different sizes are solved as a linear programme, meant for up to 200.
-
-    Raises
-    ------
-    ValueError : a set is empty or not finite.
-
-    References
-    ----------
-    Rubner et al. 2000, International Journal of Computer Vision 40.
-    """
-    from scipy.optimize import linear_sum_assignment, linprog
-    from scipy.sparse import eye_array, kron, vstack
-    from scipy.spatial.distance import cdist
-
-    _require_points(a, b)
-    cost = cdist(a, b)
-    n, m = cost.shape
-    if n == m:
-        return float(cost[linear_sum_assignment(cost)].mean())
-    leaving = kron(eye_array(n), np.ones((1, m)))
-    arriving = kron(np.ones((1, n)), eye_array(m))
-    masses = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
-    plan = linprog(cost.ravel(), A_eq=vstack([leaving, arriving]).tocsr(), b_eq=masses)
-    if not plan.success:
-        raise ValueError(f"the transport of {n} to {m} points was not solved: {plan.message}")
-    return float(plan.fun)
 
 
 def volume_iou(
