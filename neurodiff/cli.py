@@ -173,12 +173,65 @@ def reconstruct(
     samples: Annotated[
         int | None, typer.Option("--samples", metavar="K", min=1, help="Samples of each trial.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Published MinD-3D weights."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Shape decoder with --weights: float32, bf16, fp16.")
+    ] = "float32",
+    device: Annotated[str, typer.Option("--device", help="With --weights: cpu, cuda.")] = "cpu",
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, help="With --weights: embeddings drawn a trial.")
+    ] = 128,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="With --weights: the most likely codes, not drawn.")
+    ] = False,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="With --weights: mind3d-2024 or neurodiff-1.")
+    ] = "mind3d-2024",
+    switches: Annotated[
+        list[str] | None,
+        typer.Option("--switch", metavar="NAME=VALUE", help="With --weights: a single mismatch."),
+    ] = None,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="With --weights: sizes as in the file.")
+    ] = False,
+    heads: Annotated[
+        str, typer.Option("--heads", metavar="E,D", help="With --any-size: heads of both parts.")
+    ] = "16,16",
+    seed: Seed = 0,
 ) -> None:
     """Decode recordings into objects.
 
     Either the test trials of a run (or, with --data and --root, of another data set), or
-    one file of recordings: neurodiff reconstruct IN OUT --model DIR.
+    one file of recordings: neurodiff reconstruct IN OUT --model DIR, or with published weights:
+    neurodiff reconstruct IN OUT --weights FILE.
     """
+    if weights is not None:
+        if out is None or model is not None or data is not None or root is not None:
+            raise UsageError(
+                "published weights read a file or folder and write a folder: "
+                "neurodiff reconstruct IN OUT --weights FILE (without --model, --data, --root)"
+            )
+        from neurodiff.analysis.published import HowToDecode, reconstruct_published
+        from neurodiff.core.progress import Progress
+
+        how = HowToDecode(
+            samples=samples or 1,
+            seed=seed,
+            subject=subject or "1",
+            candidates=candidates,
+            greedy=greedy,
+            dtype=dtype,
+            device=device,
+            protocol=protocol,
+            switches=tuple(switches or ()),
+            any_size=any_size,
+            heads=heads,
+        )
+        _show(reconstruct_published(source, out, weights, how, progress=Progress.to_stdout()))
+        return
     from neurodiff.analysis import verbs
 
     if model is None and out is None:
@@ -222,6 +275,37 @@ def report(
     from neurodiff.analysis import verbs
 
     _show(verbs.report_runs(runs, out))
+
+
+weights_app = typer.Typer(
+    help="Published weights: what a file holds, and what it should.", no_args_is_help=True
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("check")
+def weights_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published checkpoint.")],
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Accept other sizes than the published ones.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Write out every name.")] = False,
+) -> None:
+    """Table of keys of a checkpoint: matched, missing, unexpected; exit code 3 if unusable."""
+    from neurodiff.analysis.published import check_weights
+
+    table, problem = check_weights(file, any_size=any_size, full=full)
+    typer.echo(table)
+    if problem:
+        raise DataError(problem)
+
+
+@weights_app.command("expected")
+def weights_expected() -> None:
+    """What the released file holds, counted without memory: tensors and parameters by part."""
+    from neurodiff.analysis.published import expected_table
+
+    typer.echo(expected_table())
 
 
 @app.command()

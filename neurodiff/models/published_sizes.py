@@ -61,6 +61,12 @@ class MinD3DSizes:
             found += [f"{name} {a} (published {b})" for name, a, b in pairs if a != b]
         return found
 
+    def summary(self, most: int = 4) -> str:
+        """The first ``most`` of :meth:`differences` in one line."""
+        found = self.differences()
+        more = f"; and {len(found) - most} more" if len(found) > most else ""
+        return "; ".join(found[:most]) + more
+
 
 def meta_modules(sizes: MinD3DSizes, *, stage1: bool = False) -> dict[str, nn.Module]:
     """Prefix -> network on the meta device: shapes without memory."""

@@ -58,7 +58,7 @@ LAYOUTS: dict[str, str] = {
 #: Parameters that the published code makes and never reads, and a network that is not part of ours.
 DEAD = (".null_fmri_encodings", TOKENIZER + "encoder.unet.", "CLIP_Model.")
 _MIND3D = (ENCODER, AGGREGATION, PRIOR, PRIOR_TWIN, "shape_generator.", HEADER)
-_MOST_NAMES = 8  # names written out in a table or a sentence
+_MOST_NAMES, _MOST_LINES = 4, 20  # names written out in a sentence, and in a table
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,11 @@ class KeyReport:
             "`neurodiff weights check`"
         )
 
-    def table(self) -> str:
-        """For people: one line a part of the model, then every name that is not as expected."""
+    def table(self, *, full: bool = False) -> str:
+        """For people: one line a part of the model, then the names that are not as expected.
+
+        ``full`` writes out all of these names, else the first 20 of each kind.
+        """
         there = self.checkpoint
         lines = [
             f"{there.path}: layout {there.layout} ({LAYOUTS[there.layout]}), "
@@ -145,8 +148,13 @@ class KeyReport:
             )
             other = ", ".join(f"{n} {status}" for status, n in sorted(count.items()))
             lines.append(f"{prefix:<36}{matched:>8}{missing:>8}{strange:>11}  {other}".rstrip())
-        for row in self.of("missing", "other shape", "differs", "unexpected"):
-            lines.append(f"{row.status:<12}{row.name}{f'  {row.note}' if row.note else ''}")
+        for status in ("missing", "other shape", "differs", "unexpected"):
+            rows = self.of(status)
+            shown = rows if full else rows[:_MOST_LINES]
+            for row in shown:
+                lines.append(f"{status:<12}{row.name}{f'  {row.note}' if row.note else ''}")
+            if len(shown) < len(rows):
+                lines.append(f"{status:<12}and {len(rows) - len(shown)} more")
         return "\n".join(lines)
 
 
@@ -205,7 +213,7 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], container: str) -> Layout
             f"{path} is a checkpoint of InstantMesh (layout E), no network of MinD-3D; give the "
             "released MinD-3D weights"
         )
-    if any_of("feat.stn.") and any_of("feat.conv1."):
+    if any_of("feat.stn.", "feat.conv1."):
         return "F"
     if any_of("transformer.") and all(name.startswith("transformer.") for name in tensors):
         return "D"
@@ -407,8 +415,8 @@ def load_mind3d(
     assert sizes is not None
     if not any_size and sizes.differences():
         raise DataError(
-            f"{path} is of another size than the published model: {'; '.join(sizes.differences())}."
-            " Give the published weights, or allow other sizes (any_size, --any-size)"
+            f"{path} is of another size than the published model: {sizes.summary()}. "
+            "Give the published weights, or allow other sizes (any_size, --any-size)"
         )
     tensors = checkpoint.tensors
     prior = PRIOR if PRIOR + "learned_query" in tensors else PRIOR_TWIN
@@ -495,7 +503,9 @@ def fill(
         module.tie_weights()  # one parameter, not two that share a tensor
 
 
-def load_encoder(path: str | Path, *, dtype: torch.dtype | None = torch.float32) -> nn.Module:
+def load_encoder(
+    path: str | Path, *, heads: int = 16, dtype: torch.dtype | None = torch.float32
+) -> nn.Module:
     """The fMRI encoder of any MinD-3D checkpoint (layouts A, B and D), of its own size.
 
     Raises
@@ -505,13 +515,15 @@ def load_encoder(path: str | Path, *, dtype: torch.dtype | None = torch.float32)
     checkpoint = open_checkpoint(path)
     if checkpoint.layout == "F":
         raise UsageError(f"{path} is a PointNet (layout F); it has no fMRI encoder")
-    report = compare(checkpoint)
+    report = compare(checkpoint, encoder_heads=heads)
     bad = [row for row in report.broken if row.name.startswith(ENCODER)]
     if bad:
         raise DataError(KeyReport(checkpoint, report.sizes, bad).sentence())
     assert report.sizes is not None
     encoder = meta_modules(report.sizes)[ENCODER]
-    fill(encoder, _under(checkpoint.tensors, ENCODER), dtype=dtype, where=str(path))
+    own = {name for name in expected_shapes(report.sizes) if name.startswith(ENCODER)}
+    tensors = {name: t for name, t in checkpoint.tensors.items() if name in own}
+    fill(encoder, _under(tensors, ENCODER), dtype=dtype, where=str(path))
     return encoder.eval()
 
 

@@ -73,7 +73,7 @@ class MinD3DProtocol:
             changed[name] = value
         ours = replace(self, **changed)  # type: ignore[arg-type]
         return (
-            ours if ours == self else replace(ours, name=f"{self.name} with {', '.join(changed)}")
+            ours if ours == self else replace(ours, name=f"{self.name} with {', '.join(switches)}")
         )
 
 

@@ -224,12 +224,13 @@ class PublishedMinD3D:
         stimulus: str = "trial",
         repeat: int = 1,
         samples: int = 1,
+        first_sample: int = 0,
         seed: int = 0,
     ) -> Reconstructions:
         """One trial, (frames, 256, 256) or (frames, 65536), any number of frames."""
         tokens = self.tokens(torch.from_numpy(self._chosen(frames, stimulus))[None])
         results = Reconstructions()
-        for k in range(samples):
+        for k in range(first_sample, first_sample + samples):
 
             def generator(stage: str, k: int = k) -> torch.Generator:
                 name = f"{stimulus} r{repeat}"
@@ -255,7 +256,7 @@ class PublishedMinD3D:
     def _chosen(self, frames: np.ndarray, stimulus: str) -> Float[np.ndarray, "six h w"]:
         """The frames that are read, as pictures."""
         side = self.sizes.encoder.image_size
-        frames = np.asarray(frames, dtype=np.float32)
+        frames = np.array(frames, dtype=np.float32)
         if frames.ndim == 2 and frames.shape[1] == side * side:
             frames = frames.reshape(-1, side, side)
         if frames.ndim != 3 or frames.shape[1:] != (side, side) or len(frames) == 0:
