@@ -172,7 +172,7 @@ def test_adapters_start_as_the_identity_and_only_they_can_learn():
         parameter.requires_grad_(True)
     optimiser = torch.optim.SGD(adapters, lr=1.0)
     before = F.cross_entropy(decoder(ids, condition).flatten(0, 1), ids.flatten())
-    for _ in range(30):
+    for _ in range(60):
         optimiser.zero_grad()
         F.cross_entropy(decoder(ids, condition).flatten(0, 1), ids.flatten()).backward()
         optimiser.step()
