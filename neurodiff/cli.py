@@ -144,15 +144,37 @@ def fit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, items and bytes, and do nothing.")
     ] = False,
+    targets: Annotated[
+        Path | None,
+        typer.Option("--targets", metavar="FILE", help="Published stages: image features, .npz."),
+    ] = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option("--codes", metavar="PATH", help="Published stage 2: shape codes."),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", metavar="FILE", help="Published stages: start; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Published stages: cpu, cuda.")] = "cpu",
 ) -> None:
     """Train a pipeline and print its run folder; continues a run that was interrupted."""
     settings = list(overrides or [])
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
+    from neurodiff.analysis.published_fit import fit_published, is_stage
+
+    place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
+    if is_stage(recipe):
+        start = tuple(weights or ())
+        _show(fit_published(*place, targets=targets, codes=codes, weights=start, device=device))
+        return
+    if targets is not None or codes is not None or weights:
+        raise UsageError("--targets, --codes and --weights go with the recipe of a published stage")
     from neurodiff.analysis import verbs
 
-    _show(verbs.fit(recipe, settings, out, data, root, _subject(subject), seed, dry_run))
+    _show(verbs.fit(*place))
 
 
 @app.command()

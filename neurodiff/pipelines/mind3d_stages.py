@@ -61,6 +61,15 @@ class StageRecipe:
     gpus: int = 1
     gpu: str = "A100 80GB"
     items: int = 1300  # trials of one subject, for the epochs that the dry run tells
+    augment: bool = True  # noise along random paths on the cortex, as published
+
+    def __post_init__(self):
+        how = self.training
+        if self.gpus < 1 or how.batch_size % (self.gpus * how.accumulate):
+            raise ValueError(
+                f"batch_size {how.batch_size} cannot be shared by {self.gpus} cards x "
+                f"{how.accumulate} parts"
+            )
 
 
 class StageNetworks(nn.Module):
@@ -84,6 +93,7 @@ class StageNetworks(nn.Module):
         self.prior_network = FeatureBridge(
             sizes.bridge, protocol=protocol.bridge, attn_drop=DROP, ff_drop=DROP
         )
+        self.prior_network.null_fmri_encodings.requires_grad_(False)  # nothing reads it
         self.path = cosine(sizes.bridge.timesteps) if path is None else path
         if recipe.stage == 1:
             self.clip_header = ClipHeader(

@@ -95,7 +95,7 @@ class StageCost:
     peak: int
     flop: float
     checkpoint: int  # bytes of one checkpoint on disk, of which two are kept
-    result: int  # bytes of what was trained; the frozen rest is in the file it came from
+    result: int  # bytes of the finished weights: what was trained, and the whole under its names
 
 
 def stage_cost(recipe: StageRecipe) -> StageCost:
@@ -131,7 +131,7 @@ def measured_step(recipe: StageRecipe, path: VariancePreserving) -> StageCost:
         peak=live.peak + buckets,
         flop=float(counter.get_total_flops()) * recipe.training.accumulate * recipe.gpus,
         checkpoint=stored + moments,
-        result=gradients,
+        result=stored + gradients,
     )
 
 
