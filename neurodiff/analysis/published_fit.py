@@ -9,8 +9,8 @@ CLIP ViT-B/32 image features of each stimulus.  ``--codes`` is such a file with 
 ``codes`` (n, 1024), or a folder with ``<stimulus>.npz`` anywhere below it, each with the key
 ``index``, as the published set of codes has it.
 
-On several cards start it with accelerate's launcher: ``accelerate launch --num_processes N -m
-neurodiff.cli fit mind3d_stage2_4gpu ...``; every process takes its share of each batch.
+On several cards start it with torch's launcher; every process takes its share of each batch:
+``python -m torch.distributed.run --nproc_per_node 4 -m neurodiff.cli fit mind3d_stage2_4gpu ...``
 """
 
 from __future__ import annotations
