@@ -257,12 +257,36 @@ def fit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, items and bytes, and do nothing.")
     ] = False,
+    targets: Annotated[
+        Path | None,
+        typer.Option("--targets", metavar="FILE", help="Published stages: image features, .npz."),
+    ] = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option("--codes", metavar="PATH", help="Published stage 2: shape codes."),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", metavar="FILE", help="Published stages: start; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Published stages: cpu, cuda.")] = "cpu",
 ) -> None:
     """Train a pipeline and print its run folder; continues a run that was interrupted."""
     settings = list(overrides or [])
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
+    from neurodiff.analysis.published_fit import fit_published, is_stage
+
+    place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
+    if is_stage(recipe):
+        if subjects is not None or adapt_to is not None or trials is not None:
+            raise UsageError("a published stage is trained on one person: give --subject")
+        start = tuple(weights or ())
+        _show(fit_published(*place, targets=targets, codes=codes, weights=start, device=device))
+        return
+    if targets is not None or codes is not None or weights:
+        raise UsageError("--targets, --codes and --weights go with the recipe of a published stage")
     if subjects is not None:
         if subject is not None:
             raise UsageError("give --subject for one person, or --subjects for several")
@@ -278,7 +302,7 @@ def fit(
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
     from neurodiff.analysis import verbs
 
-    _show(verbs.fit(recipe, settings, out, data, root, _subject(subject), seed, dry_run))
+    _show(verbs.fit(*place))
 
 
 @app.command()
@@ -299,12 +323,65 @@ def reconstruct(
     samples: Annotated[
         int | None, typer.Option("--samples", metavar="K", min=1, help="Samples of each trial.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Published MinD-3D weights."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Shape decoder with --weights: float32, bf16, fp16.")
+    ] = "float32",
+    device: Annotated[str, typer.Option("--device", help="With --weights: cpu, cuda.")] = "cpu",
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, help="With --weights: embeddings drawn a trial.")
+    ] = 128,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="With --weights: the most likely codes, not drawn.")
+    ] = False,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="With --weights: mind3d-2024 or neurodiff-1.")
+    ] = "mind3d-2024",
+    switches: Annotated[
+        list[str] | None,
+        typer.Option("--switch", metavar="NAME=VALUE", help="With --weights: a single mismatch."),
+    ] = None,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="With --weights: sizes as in the file.")
+    ] = False,
+    heads: Annotated[
+        str, typer.Option("--heads", metavar="E,D", help="With --any-size: heads of both parts.")
+    ] = "16,16",
+    seed: Seed = 0,
 ) -> None:
     """Decode recordings into objects.
 
     Either the test trials of a run (or, with --data and --root, of another data set), or
-    one file of recordings: neurodiff reconstruct IN OUT --model DIR.
+    one file of recordings: neurodiff reconstruct IN OUT --model DIR, or with published weights:
+    neurodiff reconstruct IN OUT --weights FILE.
     """
+    if weights is not None:
+        if out is None or model is not None or data is not None or root is not None:
+            raise UsageError(
+                "published weights read a file or folder and write a folder: "
+                "neurodiff reconstruct IN OUT --weights FILE (without --model, --data, --root)"
+            )
+        from neurodiff.analysis.published import HowToDecode, reconstruct_published
+        from neurodiff.core.progress import Progress
+
+        how = HowToDecode(
+            samples=samples or 1,
+            seed=seed,
+            subject=subject or "1",
+            candidates=candidates,
+            greedy=greedy,
+            dtype=dtype,
+            device=device,
+            protocol=protocol,
+            switches=tuple(switches or ()),
+            any_size=any_size,
+            heads=heads,
+        )
+        _show(reconstruct_published(source, out, weights, how, progress=Progress.to_stdout()))
+        return
     from neurodiff.analysis import verbs
 
     if model is None and out is None:
@@ -360,6 +437,37 @@ def report(
     from neurodiff.analysis import verbs
 
     _show(verbs.report_runs(runs, out))
+
+
+weights_app = typer.Typer(
+    help="Published weights: what a file holds, and what it should.", no_args_is_help=True
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("check")
+def weights_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A published checkpoint.")],
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Accept other sizes than the published ones.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Write out every name.")] = False,
+) -> None:
+    """Table of keys of a checkpoint: matched, missing, unexpected; exit code 3 if unusable."""
+    from neurodiff.analysis.published import check_weights
+
+    table, problem = check_weights(file, any_size=any_size, full=full)
+    typer.echo(table)
+    if problem:
+        raise DataError(problem)
+
+
+@weights_app.command("expected")
+def weights_expected() -> None:
+    """What the released file holds, counted without memory: tensors and parameters by part."""
+    from neurodiff.analysis.published import expected_table
+
+    typer.echo(expected_table())
 
 
 @app.command()

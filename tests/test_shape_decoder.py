@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from neurodiff.models.decoder_cost import decoding_flops, generate_uncached
 from neurodiff.models.shape_decoder import ShapeDecoder, ShapeDecoderSize, draw_codes
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -156,6 +158,7 @@ def test_draws_have_the_truncated_distribution():
 
 
 def test_adapters_start_as_the_identity_and_only_they_can_learn():
+    torch.manual_seed(0)
     decoder = ShapeDecoder(SMALL)
     ids, condition = torch.arange(12).repeat(2, 1), torch.ones(2, 5)
     with torch.no_grad():
@@ -169,7 +172,7 @@ def test_adapters_start_as_the_identity_and_only_they_can_learn():
         parameter.requires_grad_(True)
     optimiser = torch.optim.SGD(adapters, lr=1.0)
     before = F.cross_entropy(decoder(ids, condition).flatten(0, 1), ids.flatten())
-    for _ in range(5):
+    for _ in range(60):
         optimiser.zero_grad()
         F.cross_entropy(decoder(ids, condition).flatten(0, 1), ids.flatten()).backward()
         optimiser.step()
@@ -234,3 +237,47 @@ def test_errors_say_what_is_wrong(small):
         ShapeDecoderSize(width=10, heads=4)
     with pytest.raises(ValueError, match="needs at least 1025"):
         ShapeDecoderSize(positions=1024)
+
+
+# --- what the cache saves ------------------------------------------------------------------------
+
+
+def test_cached_and_recomputed_codes_are_the_same():
+    """Greedy codes of the published way, the whole prefix again at every step, in float64."""
+    torch.manual_seed(0)
+    size = ShapeDecoderSize(
+        vocab=64, width=32, heads=4, layers=3, positions=130, condition=16, sequence=128
+    )
+    decoder = ShapeDecoder(size).double().eval()
+    torch.nn.init.normal_(decoder.emb.weight, std=1.0)  # codes that differ from step to step
+    condition = torch.randn(2, 16, dtype=torch.float64)
+    ids = decoder.generate(condition, greedy=True)
+    assert torch.equal(ids, generate_uncached(decoder, condition, 128))
+    assert len(ids.unique()) > 8
+
+
+def test_operations_are_counted_exactly():
+    """The count from a few steps is that of running all of them."""
+    size = ShapeDecoderSize(
+        vocab=20, width=16, heads=2, layers=3, positions=20, condition=8, sequence=16
+    )
+    with torch.device("meta"):
+        decoder, condition = ShapeDecoder(size), torch.zeros(1, 8)
+    counted = []
+    for run in (
+        lambda: decoder.generate(condition, greedy=True),
+        lambda: generate_uncached(decoder, condition, 16),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        counted.append(counter.get_total_flops())
+    assert decoding_flops(size) == tuple(counted)
+
+
+def test_the_cache_saves_513_times_the_work_at_the_published_size():
+    """2 + 3 + ... + 1,025 tokens become 1,025; attention itself adds a little to the ratio."""
+    assert sum(range(2, 1026)) / 1025 == pytest.approx(513, abs=0.01)
+    cached, whole = decoding_flops()
+    assert whole / cached == pytest.approx(513, rel=0.01)
+    assert cached == pytest.approx(7.5e12, rel=0.05)
+    assert whole == pytest.approx(3860e12, rel=0.05)

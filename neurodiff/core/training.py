@@ -42,6 +42,8 @@ class TrainingSettings:
     warmup: int = 20
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    decay: Literal["cosine", "linear"] = "cosine"  # to 2 % of the peak, or straight to 0
     clip_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
     accumulate: int = 1
@@ -50,10 +52,12 @@ class TrainingSettings:
 
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, then a half cosine down to 2 % of the peak; ``step`` counts from 0."""
+    """Linear warm-up, then down to the end as ``settings.decay`` says; ``step`` counts from 0."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    if settings.decay == "linear":
+        return settings.learning_rate * (1 - min(share, 1.0))
     return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
@@ -82,6 +86,7 @@ def train(
     log: Callable[[dict], None] | None = None,
     progress: Progress = SILENT,
     parameters: list[nn.Parameter] | None = None,
+    rates: list[float] | None = None,
     after_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Fit ``model`` in place and return it, with the averaged weights if ``ema_decay`` is set.
@@ -92,11 +97,16 @@ def train(
         a mean over the items. torch's own generator on the CPU is seeded by them, too (dropout).
     folder : where checkpoints go; an interrupted run continues from the newest whole one.
     parameters : those to train; ``None``: all that require a gradient.
+    rates : for each of ``parameters`` a factor of the learning rate; ``None``: 1 for all.
     after_step : called with the step's number after each optimiser step (codebook upkeep).
 
     Raises
     ------
-    UsageError : no items, no steps, or fewer items in a batch than parts to accumulate.
+    UsageError : no items, no steps, or fewer items in a batch than parts to accumulate, or than
+        processes times parts.
+
+    Several processes (started by accelerate's launcher) share each batch: every process takes each
+    n-th item and draws noise of its own.
     DataError : the loss is not finite (says at which step); the disk is full.
     """
     import torch
@@ -111,10 +121,22 @@ def train(
         )
     chosen = parameters or [p for p in model.parameters() if p.requires_grad]
     accelerator = _accelerator(settings, chosen)
+    share = accelerator.num_processes
+    if settings.batch_size % (share * settings.accumulate) and share > 1:
+        raise UsageError(
+            f"{stage}: a batch of {settings.batch_size} cannot be shared by {share} processes of "
+            f"{settings.accumulate} parts; make it a multiple of {share * settings.accumulate}"
+        )
+    factors = dict.fromkeys(rates or [1.0])
+    groups = [
+        {"params": [p for k, p in enumerate(chosen) if rates is None or rates[k] == factor]}
+        for factor in factors
+    ]
     optimizer = torch.optim.AdamW(
-        chosen,
+        groups,
         lr=settings.learning_rate,
         betas=settings.betas,
+        eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
     ema = None
@@ -125,26 +147,28 @@ def train(
     wrapped.train()
     progress.begin(stage)
     for step in range(first, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
-        key = item_seed(seed, subject="", stimulus=f"step {step}", stage=stage)
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = factor * learning_rate_at(step, settings)
+        process = accelerator.process_index
+        name = f"step {step}" if process == 0 else f"step {step}, process {process}"
+        key = item_seed(seed, subject="", stimulus=name, stage=stage)
         generator = torch_generator(key)
-        rows = batch_indices(step, n_items, settings.batch_size, seed, stage)
+        rows = batch_indices(step, n_items, settings.batch_size, seed, stage)[process::share]
         terms: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key)
             for part in np.array_split(rows, settings.accumulate):
-                share = len(part) / len(rows)  # parts may differ in length by one
+                weight = len(part) / len(rows)  # parts may differ in length by one
                 with accelerator.accumulate(wrapped), accelerator.autocast():
                     values = loss(wrapped, part, generator)
                     # accelerate divides by the number of parts
-                    accelerator.backward(values["loss"] * (share * settings.accumulate))
+                    accelerator.backward(values["loss"] * (weight * settings.accumulate))
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(chosen, settings.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
                 for name, value in values.items():
-                    terms[name] = terms.get(name, 0.0) + float(value.detach()) * share
+                    terms[name] = terms.get(name, 0.0) + float(value.detach()) * weight
         if not math.isfinite(terms["loss"]):
             raise DataError(
                 f"{stage}: the loss became {terms['loss']} at step {step}; "

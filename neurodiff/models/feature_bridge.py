@@ -363,7 +363,7 @@ class _Rotary(nn.Module):
     def forward(self, x: Tensor, start: int) -> Tensor:
         place = torch.arange(start, start + x.shape[-2], device=x.device, dtype=self.freqs.dtype)
         angle = place[:, None] * self.freqs  # (tokens, dim / 2)
-        cos, sin = angle.cos(), angle.sin()
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)  # the angles stay float32
         turned, rest = x.split([2 * len(self.freqs), x.shape[-1] - 2 * len(self.freqs)], dim=-1)
         even, odd = turned[..., 0::2], turned[..., 1::2]
         pairs = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)

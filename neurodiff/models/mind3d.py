@@ -29,7 +29,8 @@ class ShapeGenerator(nn.Module):
 class BrainNetworks(nn.Module):
     """Recording -> condition tokens -> embedding.
 
-    ``patches`` are the encoder's kept positions; ``None`` keeps all, as published.
+    ``patches`` are the encoder's kept positions; ``None`` keeps all, as published.  ``protocol`` is
+    that of the bridge's norms and softmax.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class BrainNetworks(nn.Module):
         *,
         patches: torch.Tensor | None = None,
         aggregated_tokens: int = 128,
+        protocol: str = "neurodiff-1",
     ):
         super().__init__()
         self.fmri_encoder = FMRIEncoder(encoder, patches=patches)
@@ -48,7 +50,7 @@ class BrainNetworks(nn.Module):
             out_tokens=aggregated_tokens,
             width=bridge.dim,
         )
-        self.prior_network = FeatureBridge(bridge)
+        self.prior_network = FeatureBridge(bridge, protocol=protocol)
 
     def tokens(self, pixels: torch.Tensor, frames: int) -> torch.Tensor:
         """(trials * frames, kept patches, pixels) -> (trials, frames * aggregated, dim)."""

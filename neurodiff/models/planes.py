@@ -34,7 +34,9 @@ def plane_coordinates(points: Float[Tensor, "n p 3"], padding: float) -> Float[T
     """
     if not torch.isfinite(points).all():
         raise ValueError("points hold values that are not finite; remove these points first")
-    unit = (points / (1 + padding + EDGE) + 0.5).clamp(0, 1 - EDGE)
+    unit = (points / (1 + padding + EDGE) + 0.5).clamp(min=0)
+    # only what reaches the border moves, as published: a point just inside keeps its place
+    unit = unit.masked_fill(unit >= 1, 1 - EDGE)
     return torch.stack([unit[..., list(axes)] for axes in PLANE_AXES], dim=1)
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +25,6 @@ from torch import Tensor, nn
 
 from neurodiff.bridges.prior import sample_embeddings
 from neurodiff.bridges.ridge import MultiTargetRidge
-from neurodiff.core.atomic import atomic_write
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -37,7 +34,6 @@ from neurodiff.core.stimuli import Stimuli
 from neurodiff.diffusion.paths import cosine
 from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
-from neurodiff.geometry.mise import extract, grid_to_mesh
 from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
 from neurodiff.pipelines.mind3d_fitting import (
@@ -50,6 +46,8 @@ from neurodiff.pipelines.mind3d_fitting import (
     renormed,
 )
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
+from neurodiff.pipelines.reconstructions import Reconstruction, Reconstructions
+from neurodiff.pipelines.shape_meshes import meshes_of_codes
 from neurodiff.pipelines.stages import Stages
 
 if TYPE_CHECKING:
@@ -57,50 +55,9 @@ if TYPE_CHECKING:
     import trimesh
 
     from neurodiff.core.run import Run
+    from neurodiff.pipelines.mind3d_published import PublishedMinD3D
 
 BridgeName = Literal["network", "ridge"]
-BOX = 1.1  # occupancy is evaluated in a cube a little larger than the objects
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """One decoded trial. ``mesh`` may be empty: the decoder can say "nothing is here"."""
-
-    subject: str
-    stimulus: str
-    repeat: int
-    sample: int
-    embedding: Float[np.ndarray, " d"]
-    codes: Int[np.ndarray, " codes"]
-    mesh: trimesh.Trimesh
-
-
-class Reconstructions(list[Reconstruction]):
-    """What ``predict`` returns: a list that can be saved and looked at."""
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """One binary glTF a reconstruction, ``subject_stimulus_r<repeat>_s<sample>.glb``; an
-        existing file of that name is replaced as a whole. Empty meshes are left out.
-
-        Returns
-        -------
-        The paths that were written.
-        """
-        paths = []
-        for one in self:
-            if len(one.mesh.faces) == 0:
-                continue
-            stem = f"{one.subject}_{one.stimulus}_r{one.repeat}_s{one.sample}"
-            path = Path(folder) / f"{re.sub(r'[^A-Za-z0-9._-]', '-', stem)}.glb"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                file.write(one.mesh.export(file_type="glb"))
-            paths.append(path)
-        return paths
-
-    def show(self, index: int = 0):
-        """An interactive view of one mesh, for notebooks."""
-        return self[index].mesh.show()
 
 
 class MinD3D:
@@ -137,6 +94,17 @@ class MinD3D:
         from neurodiff.pipelines.mind3d_files import from_pretrained
 
         return from_pretrained(folder)
+
+    @staticmethod
+    def from_published(path: str | Path, **how) -> PublishedMinD3D:
+        """The published weights (a released file or a stage-2 checkpoint), ready to ``predict``.
+
+        They are decoded as published (protocol ``mind3d-2024``); the options are those of
+        `PublishedMinD3D.load`.
+        """
+        from neurodiff.pipelines.mind3d_published import PublishedMinD3D
+
+        return PublishedMinD3D.load(path, **how)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write what is fitted: JSON and safetensors, one sub-folder a component."""
@@ -477,26 +445,16 @@ class MinD3D:
         model.train(was_training)
         return torch.cat(parts).numpy()
 
-    @torch.no_grad()
     def meshes(self, codes: Int[np.ndarray, "n codes"]) -> Iterator[trimesh.Trimesh]:
         """The mesh of each row of codes: occupancy is asked only near the surface."""
         self._fitted("embedding")
-        settings, model = self.recipe.mesh, self.shapes.vqvae_model
-        level = float(np.log(settings.threshold / (1 - settings.threshold)))
-        for part in torch.from_numpy(codes).split(16):
-            for planes in model.planes_from_ids(part):
-
-                def field(points: np.ndarray, planes: Tensor = planes) -> np.ndarray:
-                    return model.occupancy(planes[None], as_tensor(points)[None])[0].numpy()
-
-                values, _ = extract(
-                    field,
-                    threshold=level,
-                    resolution0=settings.resolution // 4,
-                    upsampling_steps=2,
-                    box=BOX,
-                )
-                yield grid_to_mesh(values, threshold=level, box=BOX)
+        settings = self.recipe.mesh
+        return meshes_of_codes(
+            self.shapes.vqvae_model,
+            codes,
+            resolution=settings.resolution,
+            threshold=settings.threshold,
+        )
 
     # ------------------------------------------------------------------ helpers
 
