@@ -5,7 +5,8 @@
 Round trip: invert data to noise, sample again, compare: relative L2, median and largest over items.
 0 iterations is the explicit inversion of published code. Calls: of the network, in one inversion.
 The 3D network is trained in the run (or read from --keep); with --model, the feature bridge of a
-finished demo inverts the embeddings of its held-out objects under their own recordings.
+finished demo inverts the embeddings of its held-out objects under their own recordings: to clean
+data, and with the embedding taken as the state at the cleanest step (as published LDAE takes it).
 """
 
 from __future__ import annotations
@@ -39,25 +40,31 @@ def main() -> None:
 
     if options.model is not None:
         denoiser, state, x0, path = bridge(options.model, options.items, options.seed)
-        table("feature bridge of the demo", denoiser, state, x0, path, options.steps)
+        name = "feature bridge of the demo, float32"
+        table(f"{name}, to clean data", denoiser, state, x0, trailing(path, options.steps))
+        ended = [*trailing(path, options.steps)[:-1], path.level(0)]
+        table(f"{name}, to its cleanest step", denoiser, state, x0, ended)
     model = trained(options.train, options.seed, options.keep)
     x0 = model.held_out[: options.items]
     state = model.denoiser.prepare(None)
     name = f"3D UNet of {options.train} updates"
-    table(f"{name}, float32", model.denoiser, state, x0, model.path, options.steps)
+    grid = trailing(model.path, options.steps)
+    table(f"{name}, float32, to clean data", model.denoiser, state, x0, grid)
+    ended = [*grid[:-1], model.path.level(0)]
+    table(f"{name}, float32, to its cleanest step", model.denoiser, state, x0, ended)
     model.net.double()
-    table(f"{name}, float64", model.denoiser, state, x0.double(), model.path, options.steps)
+    table(f"{name}, float64, to its cleanest step", model.denoiser, state, x0.double(), ended)
 
 
-def table(name, denoiser, state, x0, path, steps) -> None:
-    grid, calls = trailing(path, steps), 0
+def table(name, denoiser, state, x0, grid) -> None:
+    calls = 0
 
     def counted(x, level, state):
         nonlocal calls
         calls += 1
         return denoiser(x, level, state)
 
-    print(f"\n{name}: {len(x0)} items, DDIM-{steps}")
+    print(f"\n{name}: {len(x0)} items, DDIM-{len(grid) - 1}")
     heads = ("iterations", "calls", "step residual", "round trip", "largest")
     print("{:>10} {:>6} {:>15} {:>11} {:>9}".format(*heads))
     for iterations in ITERATIONS:

@@ -42,6 +42,9 @@ def invert(
     which contracts by 1 - ratio_b / ratio_a or better when data are log-concave, with Anderson
     mixing of the last ``memory`` iterates, each item by itself.  The iterate of the smallest
     residual is kept; ``tolerance`` ends the iteration.  Pan et al. 2023, AIDI; Walker and Ni 2011.
+
+    The step to clean data asks for D(x_a) = x_0, which a trained network meets only as far as its
+    means reach; LDAE's way is a grid that ends at the cleanest step, with the data as its state.
     """
     x, residuals = x0, []
     for b, a in pairwise(reversed(grid)):
@@ -62,27 +65,32 @@ def invert(
 
 
 def _solve(step, target, x, relax, iterations, tolerance, memory) -> tuple[Tensor, list[float]]:
-    """Anderson mixing on step(x) = target: the best iterate, and its residual after each call."""
-    scale = target.flatten(1).norm(dim=1).clamp(min=1e-30)
-    best, least, seen = x, torch.full_like(scale, torch.inf), []
-    points, rests = [], []  # the last iterates and what was missing at them, (n, d) each
+    """Anderson mixing on step(x) = target: the best iterate, and its residual after each call.
+
+    An iterate that is worse than the best of its item is given up for a shorter, unmixed move from
+    there, so a network that is no contraction does not throw an item out.
+    """
+    aim, seen, points, rests = target.flatten(1), [], [], []
+    scale = aim.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    least, damp = torch.full_like(scale, torch.inf), torch.ones_like(scale)
     for _ in range(iterations + 1):
-        points.append(x.flatten(1))
-        rests.append((target - step(x)).flatten(1))
-        error = rests[-1].norm(dim=1) / scale
-        best = torch.where((error < least).reshape(-1, *[1] * (x.ndim - 1)), x, best)
-        least = torch.minimum(least, error)
+        at, rest = x.flatten(1), aim - step(x).flatten(1)
+        error = rest.norm(dim=1, keepdim=True) / scale
+        better = (error < least) | (len(seen) == 0)
+        points = [*points, torch.where(better, at, points[-1] if points else at)][-memory - 1 :]
+        rests = [*rests, torch.where(better, rest, rests[-1] if rests else rest)][-memory - 1 :]
+        least, damp = torch.where(better, error, least), torch.where(better, 1.0, damp / 2)
         seen.append(float(least.max()))
         if seen[-1] <= tolerance:
             break
-        points, rests = points[-memory - 1 :], rests[-memory - 1 :]
         move = relax * rests[-1]
         if memory and len(points) > 1:
-            moved = torch.stack(points, 2).diff(dim=2)
-            fell = torch.stack(rests, 2).diff(dim=2)
-            share = (
-                torch.linalg.pinv(fell.mT @ fell, hermitian=True) @ fell.mT @ rests[-1][..., None]
-            )
-            move = move - ((moved + relax * fell) @ share)[..., 0]
+            moved, fell = (torch.stack(of, 2).diff(dim=2) for of in (points, rests))
+            gram = fell.mT @ fell
+            ridge = torch.finfo(x.dtype).eps * gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+            gram = gram + (ridge + 1e-30) * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device)
+            share = torch.linalg.solve(gram, fell.mT @ rests[-1][..., None])
+            mixed = move - ((moved + relax * fell) @ share)[..., 0]
+            move = torch.where(better & mixed.isfinite(), mixed, damp * move)
         x = (points[-1] + move).reshape(x.shape)
-    return best, seen + seen[-1:] * (iterations + 1 - len(seen))
+    return points[-1].reshape(x.shape), seen + seen[-1:] * (iterations + 1 - len(seen))
