@@ -1,6 +1,7 @@
 # make            install into .venv (once)
 # make demo       install, then the simulated demonstration: OUT=folder changes where it goes
-# make test       install, then every check; PYTEST_ARGS="-k name" narrows the tests
+# make test       install, then every check; PYTEST_ARGS="-k name" narrows the tests, WORKERS=1
+#                 runs them in one process
 # Behind a mirror, or for a build of torch for your hardware: PIP_ARGS="--extra-index-url URL"
 
 SHELL := /bin/bash
@@ -12,6 +13,7 @@ VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 OUT ?= demo
 SEED ?= 0
 
@@ -66,11 +68,11 @@ demo: install
 test: install
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/pytest $(PYTEST_ARGS) || status=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS) || status=$$?; \
 	exit $$status
 
 test-fast: install
-	@$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m 'not slow' $(PYTEST_ARGS)
 
 lint: install
 	@status=0; \

@@ -32,11 +32,11 @@ def test_two_processes_train_what_one_trains(tmp_path, repository):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for name, how in (("one", ()), ("two", launcher)):
         command = [sys.executable, *how, str(script), str(tmp_path / name)]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr[-2000:]
     weights = [json.loads((tmp_path / name).read_text()) for name in ("one.0", "two.0", "two.1")]

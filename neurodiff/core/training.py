@@ -102,12 +102,14 @@ def train(
 
     Raises
     ------
-    UsageError : no items, no steps, or fewer items in a batch than parts to accumulate, or than
-        processes times parts.
+    UsageError : no items, no steps, fewer items in a batch than parts to accumulate, or a batch
+        that is no multiple of processes times parts.
+    DataError : the loss is not finite (says at which step); the disk is full.
 
+    Notes
+    -----
     Several processes (started by accelerate's launcher) share each batch: every process takes each
     n-th item and draws noise of its own.
-    DataError : the loss is not finite (says at which step); the disk is full.
     """
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
