@@ -1,7 +1,6 @@
 # make            install into .venv (once)
 # make demo       install, then the simulated demonstration: OUT=folder changes where it goes
-# make test       install, then every check; PYTEST_ARGS="-k name" narrows the tests, WORKERS=1
-#                 runs them in one process
+# make test       install, then every check; PYTEST_ARGS="-k name" narrows, WORKERS=1: one process
 # Behind a mirror, or for a build of torch for your hardware: PIP_ARGS="--extra-index-url URL"
 
 SHELL := /bin/bash
