@@ -277,6 +277,16 @@ def test_stage_2_needs_its_parts(place):
     assert call("fit", "mind3d_tiny", "--targets", place / "clip.npz").exit_code == 2
 
 
+def test_half_a_decoder_starts_nothing(place, tmp_path):
+    """A file without the embedding of the codes, under either of its two names."""
+    half = torch.load(place / "decoder.pt", weights_only=True)  # noqa: TID251
+    half = {n: t for n, t in half.items() if "emb.weight" not in n and "z_value_dec" not in n}
+    first = {n: t for n, t in StageNetworks(recipe(1)).state_dict().items() if "clip" not in n}
+    torch.save(half | first, tmp_path / "half.pt")
+    with pytest.raises(DataError, match=r"lacks 'emb\.weight'"):
+        open_stage(recipe(2), [tmp_path / "half.pt"])
+
+
 def test_an_encoder_may_start_stage_1(place):
     torch.manual_seed(2)
     encoder = StageNetworks(recipe(1)).fmri_encoder.state_dict()

@@ -443,7 +443,8 @@ def load_mind3d(
             )
         decoder = _under(tensors, DECODER)
         kept = decoder.pop("z_value_dec.weight", None)
-        decoder.setdefault("emb.weight", kept)
+        if kept is not None:
+            decoder.setdefault("emb.weight", kept)
         wanted = dtype if decoder_dtype is None else decoder_dtype
         fill(shapes.transformer_model, decoder, dtype=wanted, where=str(path))
         fill(shapes.vqvae_model, tokenizer, dtype=dtype, where=str(path))

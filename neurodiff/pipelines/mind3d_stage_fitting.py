@@ -111,7 +111,8 @@ def _fill(
     mixed = group == DECODER and recipe.training.precision != "no"
     if group == DECODER:
         first = part.pop("z_value_dec.weight", None)
-        part.setdefault("emb.weight", first)
+        if first is not None:
+            part.setdefault("emb.weight", first)
     # a copy of what is trained: the file stays mapped below what is frozen
     part = {n: t.float().clone() if n in trained else t for n, t in part.items()}
     fill(module, part, dtype=None if mixed else torch.float32, where=str(file))
