@@ -235,6 +235,13 @@ def test_churn_raises_the_noise_and_only_inside_its_interval():
     assert out.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_churn_without_a_path_is_refused():
+    with pytest.raises(ValueError, match="churn needs the path"):
+        EDMStep(churn=1.0)
+    with pytest.raises(ValueError, match="order 1 or 2"):
+        EDMStep(order=3)
+
+
 # --- starting inside, guidance, posterior --------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from neurodiff.diffusion.paths import Level
 from neurodiff.diffusion.sampling import Denoiser
@@ -121,9 +122,4 @@ def clipped(limit: float) -> Callable[[Tensor], Tensor]:
 
 def of_norm(radius: float) -> Callable[[Tensor], Tensor]:
     """Scale each item to the length ``radius`` (embeddings of sqrt(dim))."""
-
-    def project(mean: Tensor) -> Tensor:
-        length = mean.flatten(1).norm(dim=1).reshape(-1, *[1] * (mean.ndim - 1))
-        return mean * (radius / length)
-
-    return project
+    return lambda mean: radius * normalize(mean.flatten(1), dim=1).reshape(mean.shape)

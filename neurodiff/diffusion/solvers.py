@@ -103,6 +103,10 @@ class EDMStep:
     path: Path | None = None
     steps: int = 1
 
+    def __post_init__(self):
+        if self.order not in (1, 2) or (self.churn and self.path is None):
+            raise ValueError("EDMStep has order 1 or 2, and churn needs the path and its steps")
+
     def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
         z, r, r_b = x / a.alpha, a.ratio, b.ratio
         if self.churn and self.between[0] <= r <= self.between[1]:
