@@ -93,8 +93,7 @@ class ScoreShift:
         mean = self.denoiser(x, level, state[0])
         if self.interval != ALWAYS and not self.interval[0] <= level.ratio <= self.interval[1]:
             return mean
-        moved = self.scale * level.sigma**2 / level.alpha
-        return mean + moved * self.shift(x, level, state[1])
+        return mean + self.scale * level.sigma**2 / level.alpha * self.shift(x, level, state[1])
 
 
 @dataclass(frozen=True)
