@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neurodiff.diffusion.diffusers_solver import DiffusersSolver
-from neurodiff.diffusion.grids import explicit, leading
+from neurodiff.diffusion.grids import by_strength, explicit, leading
 from neurodiff.diffusion.heads import EPS
 from neurodiff.diffusion.paths import Level, add_noise, linear, scaled_linear
 from neurodiff.diffusion.sampling import sample
@@ -131,6 +131,55 @@ def test_ancestral_with_the_noise_of_each_item(name, settings, off):
     theirs, ours = run([0, 1, 2])
     torch.testing.assert_close(theirs, ours, rtol=0, atol=off)
     torch.testing.assert_close(run([2])[0], theirs[2:], rtol=0, atol=1e-6)
+
+
+def test_the_last_level_is_the_scheduler_s():
+    """Stable Diffusion's DDIM ends at its cleanest step, and so do grids that end at sigma_min."""
+    settings = PLAIN | {"set_alpha_to_one": False}
+    for name, ours, more in (
+        ("DDIMScheduler", DDIM(), settings),
+        ("DPMSolverMultistepScheduler", DPMSolver2M(), VP | {"final_sigmas_type": "sigma_min"}),
+        ("EulerDiscreteScheduler", EDMStep(order=1), VP | {"final_sigmas_type": "sigma_min"}),
+    ):
+        solver = DiffusersSolver(scheduler(name, **more))
+        assert solver.grid(20)[-1].sigma == pytest.approx(0.0291548, rel=1e-3)
+        theirs, own = both(name, ours, 20, **more)
+        torch.testing.assert_close(theirs, own, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "ours"),
+    [
+        ("DDIMScheduler", PLAIN, DDIM()),
+        ("DPMSolverMultistepScheduler", VP, DPMSolver2M()),
+        ("EulerDiscreteScheduler", VP, EDMStep(order=1)),
+    ],
+)
+def test_a_start_inside_the_grid(name, settings, ours):
+    solver = DiffusersSolver(scheduler(name, **settings))
+    grid = by_strength(solver.grid(20), 0.5)
+    x = add_noise(normal(3, 4), normal(3, 4, seed=1), grid[0])
+    theirs = sample(exact, x, grid, solver)
+    torch.testing.assert_close(theirs, sample(exact, x, grid, ours), rtol=0, atol=5e-6)
+    with pytest.raises(ValueError, match=r"sample on solver\.grid"):
+        sample(exact, x, [Level(3.0, 0.6, 0.8), *grid[1:]], solver)
+
+
+def test_noise_without_generators_is_refused():
+    solver = DiffusersSolver(scheduler("DDPMScheduler", **VP, clip_sample=False))
+    with pytest.raises(ValueError, match="this scheduler adds noise"):
+        sample(exact, normal(3, 4), solver.grid(5), solver)
+
+
+def test_brain_diffuser_loop_of_37_calls():
+    """Noised at 741, denoised from 721 down to the cleanest step, as published."""
+    path = scaled_linear(1000)
+    solver = DiffusersSolver(scheduler("DDIMScheduler", **PLAIN | {"set_alpha_to_one": False}))
+    theirs, grid = solver.grid(50)[13:], leading(path, 50, last=0)[13:]
+    assert [n.t for n in grid[:-1]] == [n.t for n in theirs[:-1]] == [*range(721, 0, -20)]
+    x = add_noise(normal(3, 4), normal(3, 4, seed=1), path.level(741))
+    ours = sample(exact, x, grid, DDIM())
+    torch.testing.assert_close(sample(exact, x, theirs, solver), ours, rtol=0, atol=1e-5)
 
 
 # --- any scheduler -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from neurodiff.diffusion.grids import trailing
 from neurodiff.diffusion.guidance import ClassifierFree
 from neurodiff.diffusion.heads import V
 from neurodiff.diffusion.paths import cosine
-from neurodiff.diffusion.sampling import NetworkDenoiser, sample
+from neurodiff.diffusion.sampling import RUN, NetworkDenoiser, sample
 from neurodiff.diffusion.solvers import DDIM, DPMSolver2M, EDMStep
 
 PATH = cosine(100)
@@ -265,16 +265,38 @@ def test_branches_and_runs_do_not_mix():
         cache = ModuleCache(denoiser, net, DEEP, policy=interval(2))
         state = cache.prepare(cond)
         level = trailing(PATH, 8)
+        token = RUN.set(object())
         alone[name] = [cache(x, n, state) for n in level[:4]]
+        RUN.reset(token)
         cache.remove()
     cache = ModuleCache(denoiser, net, DEEP, policy=interval(2))
     guided = ClassifierFree(cache, 3.0, null)
     state = guided.prepare(context)
     for _ in range(2):  # a second run on the same state begins anew
+        RUN.set(object())
         for i, n in enumerate(trailing(PATH, 8)[:4]):
             mean = guided(x, n, state)
             expected = alone["null"][i] + 3.0 * (alone["known"][i] - alone["null"][i])
-            assert torch.equal(mean, expected)
+            torch.testing.assert_close(mean, expected, rtol=0, atol=1e-5)
+    RUN.set(None)
+
+
+def test_outside_of_a_run_everything_is_computed():
+    """Two measurements at one level must not share features, though they share a state."""
+    net, denoiser, select, x = plain("monai", 2)
+    level, cache = PATH.level(40), ModuleCache(denoiser, net, select, policy=interval(100))
+    state = cache.prepare(None)
+    for y in (x, 2 * x):
+        assert torch.equal(cache(y, level, state), denoiser(y, level, denoiser.prepare(None)))
+
+
+def test_a_layer_that_sees_a_part_of_the_context_is_refused():
+    """As in blocks that give text tokens to one attention and image tokens to another."""
+    net, _, context = with_context("monai", 2)
+    part = NetworkDenoiser(lambda x, t, c: net(x, timesteps=t, context=c[:, :4]), V)
+    cached = ContextCache(part, net)
+    with pytest.raises(ValueError, match="a part or a projection of the context"):
+        cached(normal(2, 2, 8, 8), PATH.level(5), cached.prepare(context))
 
 
 def test_a_run_that_was_cut_off_leaves_nothing_to_the_next():

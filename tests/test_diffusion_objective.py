@@ -5,14 +5,20 @@ import math
 import pytest
 import torch
 
+from neurodiff.diffusion.guidance import ClassifierFree
 from neurodiff.diffusion.heads import EPS, X0, Head, V
 from neurodiff.diffusion.latents import Latents
-from neurodiff.diffusion.objective import Auxiliary, Objective, min_snr, snr_power
+from neurodiff.diffusion.objective import Auxiliary, Objective, snr_power
 from neurodiff.diffusion.paths import EDM, Level, anchored, cosine, linear
+from neurodiff.diffusion.probes import (
+    denoising_errors,
+    features,
+    log_likelihoods,
+    posterior_variance,
+    tapped,
+)
 from neurodiff.diffusion.sampling import NetworkDenoiser
-from neurodiff.diffusion.scoring import denoising_errors, log_likelihoods, posterior_variance
 from neurodiff.diffusion.solvers import Ancestral
-from neurodiff.diffusion.taps import features, tapped
 
 
 def normal(*shape, seed=0):
@@ -56,7 +62,6 @@ class Gaussian:
         (X0, None, lambda snr: torch.ones_like(snr)),
         (EPS, None, lambda snr: snr),  # |error of eps|² = SNR |error of x_0|²
         (V, None, lambda snr: snr + 1),  # 1 / sigma²
-        (EPS, min_snr(5.0), lambda snr: snr.clamp(max=5.0)),
         (EPS, snr_power(0.1), lambda snr: snr**1.1 / (1 + snr)),
     ],
 )
@@ -291,6 +296,36 @@ def test_latents_that_do_not_vary_are_refused():
         Latents.fit(lambda x: x, None, [normal(1, 2)], per="dimension")
 
 
-def test_levels_far_apart_give_a_finite_score():
-    levels = [Level(0, 1.0, 1e-3), Level(1, 1.0, 1e3)]
-    assert log_likelihoods(torch.ones(1, 1, 2), levels).isfinite().all()
+def test_clean_data_has_no_score():
+    levels = [Level(0, 1.0, 1e-3), Level(-1.0, 1.0, 0.0)]
+    with pytest.raises(ValueError, match="leave out clean data"):
+        log_likelihoods(torch.ones(1, 1, 2), levels)
+
+
+@pytest.mark.parametrize("interval", [(0.0, math.inf), (0.5, 2.0)])
+def test_guided_denoisers_train_as_they_sample(interval):
+    """The loss of a batch is that of its items, each guided at its own level."""
+    path, x0, base = cosine(100), normal(12, 3), torch.zeros(3, dtype=torch.float64)
+    guided = ClassifierFree(Gaussian(0.8), 2.0, lambda mu: base, interval)
+    mu = torch.full((3,), 0.7, dtype=torch.float64)
+    loss = Objective(path, X0)(guided, x0, mu, generator=seeded())["loss"]
+    t = path.sample_t(12, g := seeded())
+    eps, items = torch.randn(x0.shape, generator=g).double(), []
+    for i in range(12):
+        level = path.level(int(t[i]))
+        mean = guided(level.alpha * x0[i] + level.sigma * eps[i], level, guided.prepare(mu))
+        items.append((mean - x0[i]).square().mean())
+    torch.testing.assert_close(loss, torch.stack(items).mean())
+
+
+def test_a_network_in_half_precision_keeps_the_trajectory():
+    layer = torch.nn.Linear(3, 3).to(torch.bfloat16)
+    seen = []
+
+    def network(x, t, cond):
+        seen.append(x.dtype)
+        return layer(x)
+
+    denoiser = NetworkDenoiser(network, EPS, dtype=torch.bfloat16)
+    out = denoiser(torch.ones(2, 3), cosine(100).level(5), denoiser.prepare(None))
+    assert (seen, out.dtype) == ([torch.bfloat16], torch.float32)

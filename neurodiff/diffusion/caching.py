@@ -4,8 +4,8 @@
 so they are computed once a condition (causal bridges keep their own, by ``prepare`` and ``step``).
 :class:`ModuleCache` is approximate: outputs of chosen modules are computed at some calls and
 predicted at the others (DeepCache, Ma et al. 2024; Faster Diffusion, Li et al. 2024; TaylorSeer,
-Liu et al. 2025).  What is kept lives in the prepared state, so guidance branches, items and runs do
-not mix.
+Liu et al. 2025).  What is kept lives in the prepared state and for one ``sample``, so guidance
+branches and runs do not mix; outside of ``sample`` a module cache computes everything.
 """
 
 import math
@@ -28,13 +28,13 @@ CROSS_ATTENTION = r"(.*\.)?attn2\.to_[kv]"  # of diffusers and MONAI
 class _Hooked:
     """Modules of ``network`` whose full name matches ``select`` answer through ``_answer``."""
 
-    def __init__(self, denoiser: Denoiser, network: nn.Module, select: str):
+    def __init__(self, denoiser: Denoiser, network: nn.Module, select: str = CROSS_ATTENTION):
         from diffusers.hooks import HookRegistry, ModelHook
 
         class Hook(ModelHook):
             def new_forward(hook, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 original = hook.fn_ref.original_forward
-                return self._answer(hook.name, lambda: original(*args, **kwargs))
+                return self._answer(hook.name, lambda: original(*args, **kwargs), args)
 
         self.denoiser, self.network, self.active = denoiser, network, None
         self.modules = {n: m for n, m in network.named_modules() if re.fullmatch(select, n)}
@@ -62,9 +62,6 @@ class ContextCache(_Hooked):
     multiple of its rows, item-major (candidates of an item share what was prepared).
     """
 
-    def __init__(self, denoiser: Denoiser, network: nn.Module, select: str = CROSS_ATTENTION):
-        super().__init__(denoiser, network, select)
-
     def prepare(self, cond: Tensor) -> dict[int, tuple[Any, dict[str, Tensor]]]:
         known = {name: module(cond) for name, module in self.modules.items()}
         return {len(cond): (cond, known)}
@@ -77,14 +74,19 @@ class ContextCache(_Hooked):
                 raise ValueError(f"{len(x)} rows are no multiple of {len(context)} contexts")
             wide = {name: kept.repeat_interleave(times, 0) for name, kept in known.items()}
             state[len(x)] = context.repeat_interleave(times, 0), wide
-        context, self.active = state[len(x)]
+        context, _ = self.active = state[len(x)]
         try:
             return self.denoiser(x, level, self.denoiser.prepare(context))
         finally:
             self.active = None
 
-    def _answer(self, name: str, compute: Callable[[], Any]) -> Any:
-        return compute() if self.active is None else self.active[name]
+    def _answer(self, name: str, compute: Callable[[], Any], args: tuple) -> Any:
+        if self.active is None:
+            return compute()
+        context, known = self.active
+        if args[0].shape != context.shape or not torch.equal(args[0], context):
+            raise ValueError(f"{name} sees a part or a projection of the context: not cacheable")
+        return known[name]
 
 
 def newton(places: Sequence[Any], values: Sequence[Tensor], at: Any) -> Tensor:
@@ -172,8 +174,7 @@ class ModuleCache(_Hooked):
         return _Branch(self.denoiser.prepare(cond))
 
     def __call__(self, x: Tensor, level: Level, state: _Branch) -> Tensor:
-        rises = state.level is None or level.log_snr < state.level.log_snr
-        if rises or RUN.get() is not state.run:  # a run begins
+        if RUN.get() is None or RUN.get() is not state.run:  # a run begins, or none is going on
             state.call, state.kept, state.run = -1, {}, RUN.get()
         state.call, state.level, self.active = state.call + 1, level, state
         self.calls += 1
@@ -190,7 +191,7 @@ class ModuleCache(_Hooked):
         finally:
             self.active = None
 
-    def _answer(self, name: str, compute: Callable[[], Any]) -> Any:
+    def _answer(self, name: str, compute: Callable[[], Any], args: tuple) -> Any:
         branch = self.active
         if branch is None:
             return compute()

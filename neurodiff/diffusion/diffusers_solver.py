@@ -43,24 +43,36 @@ class DiffusersSolver:
             stride = scheduler.config.num_train_timesteps // steps
             if any(a - b != stride for a, b in pairwise(times)):
                 raise ValueError(
-                    f"{name} steps down by {stride}, but its timesteps are {times[:3]}...: it "
-                    "would not arrive where it evaluates next; use 'leading', or 'trailing' with "
-                    "steps that divide the training steps, or DDIM of this library"
+                    f"{name} steps by {stride}, not along {times[:3]}...: it would not arrive where "
+                    "it evaluates next; use 'leading', or DDIM of this library"
                 )
         if not hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod"):
             raise ValueError(f"{name} tells no noise levels (sigmas or alphas_cumprod)")
         levels, state = [], torch.zeros(1, 1)
         with torch.random.fork_rng(devices=[]):  # a dry run: only the scheduler knows its levels
+            before = torch.random.get_rng_state()
             for step in range(len(times)):
                 levels.append(self._level(step))
                 state = self._scheduled(state, state, step, None)
-        self._steps, self._settings = steps, settings
-        return [*levels, CLEAN]
+            self._draws = not torch.equal(before, torch.random.get_rng_state())
+        sigma = (1 / float(getattr(scheduler, "final_alpha_cumprod", 1.0)) - 1) ** 0.5
+        sigma = float(scheduler.sigmas[-1]) if hasattr(scheduler, "sigmas") else sigma
+        self._steps, self._settings, self._levels = steps, settings, levels
+        return [*levels, self._at(0.0, sigma) if sigma else CLEAN]
 
     def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
-        step = memory["step"] = memory.get("step", -1) + 1
-        if step == 0:  # a run begins: forget the last one
+        if "step" not in memory:  # a run begins: forget the last one
+            if a not in getattr(self, "_levels", []):
+                raise ValueError("this level is not the scheduler's; sample on solver.grid(steps)")
+            if self._draws and self.generators is None:
+                raise ValueError(
+                    "this scheduler adds noise: DiffusersSolver(scheduler, generators)"
+                )
             self.scheduler.set_timesteps(self._steps, **self._settings)
+            memory["step"] = self._levels.index(a)
+            if memory["step"] and hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(memory["step"])
+        step, memory["step"] = memory["step"], memory["step"] + 1
         to_network = self._scale(step) != 1 and self._head().kind != "edm"
         raw = self._head().raw(denoise(x, a), x, a)
         given = x / a.alpha if to_network else x
@@ -88,12 +100,12 @@ class DiffusersSolver:
             known = torch.cat([scheduler.sigmas, scheduler.sigmas_interpol]).double()
             near = (known - (self._scale(step) ** -2 - 1) ** 0.5).abs().nan_to_num(torch.inf)
             sigma = float(known[near.argmin()])
-        if self._head().kind == "flow":
-            return Level(float(t), 1 - sigma, sigma)
-        if self._head().kind == "edm":
-            return Level(float(t), 1.0, sigma)
-        alpha = (1 + sigma**2) ** -0.5
-        return Level(float(t), alpha, sigma * alpha)
+        return self._at(float(t), sigma)
+
+    def _at(self, t: float, sigma: float) -> Level:
+        kind, root = self._head().kind, (1 + sigma**2) ** -0.5
+        alpha = {"flow": 1 - sigma, "edm": 1.0}.get(kind, root)
+        return Level(t, alpha, sigma if kind in ("flow", "edm") else sigma * root)
 
     def _scheduled(self, raw: Tensor, x: Tensor, step: int, generators: Any) -> Tensor:
         parameters = inspect.signature(self.scheduler.step).parameters

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from neurodiff.diffusion.paths import CLEAN, Level, Path, VariancePreserving
 
@@ -22,10 +23,15 @@ def trailing(path: Path, steps: int) -> list[Level]:
     return [path.share(1 - i / steps) for i in range(steps + 1)]
 
 
-def leading(path: VariancePreserving, steps: int, offset: int = 1) -> list[Level]:
+def leading(path: VariancePreserving, steps: int, offset: int = 1, last: int = -1) -> list[Level]:
     """Multiples of T // steps plus ``offset``, the grid of published latent diffusion: its first
-    level is not the noisiest (Lin et al. 2024 tell what that costs)."""
-    return explicit(path, [i * (path.steps // steps) + offset for i in reversed(range(steps))])
+    level is not the noisiest (Lin et al. 2024 tell what that costs).  ``last`` 0 ends at the
+    cleanest step, as published (``set_alpha_to_one=False``), -1 at clean data."""
+    stride = path.steps // steps if 0 < steps <= path.steps else 0
+    if not stride:
+        raise ValueError(f"steps is {steps}; this path has 1 to {path.steps}")
+    times = [i * stride + offset for i in reversed(range(steps))]
+    return [*explicit(path, times)[:-1], path.level(last)]
 
 
 def explicit(path: VariancePreserving, times: Sequence[int]) -> list[Level]:
@@ -37,12 +43,7 @@ def explicit(path: VariancePreserving, times: Sequence[int]) -> list[Level]:
 
 
 def karras(
-    path: Path,
-    steps: int,
-    *,
-    rho: float = 7.0,
-    ends: tuple[float, float] | None = None,
-    whole: bool = True,
+    path: Path, steps: int, *, rho: float = 7.0, ends: Any = None, whole: bool = True
 ) -> list[Level]:
     """Ratios sigma / alpha whose rho-th roots are evenly spaced (EDM 2022, eq. 5).
 
@@ -52,9 +53,7 @@ def karras(
     return _between(path, steps, ends, whole, lambda r: r ** (1 / rho), lambda root: root**rho)
 
 
-def lu_lambda(
-    path: Path, steps: int, *, ends: tuple[float, float] | None = None, whole: bool = True
-) -> list[Level]:
+def lu_lambda(path: Path, steps: int, *, ends: Any = None, whole: bool = True) -> list[Level]:
     """Levels evenly spaced in ln(alpha / sigma) (Lu et al. 2022); options of :func:`karras`."""
     return _between(path, steps, ends, whole, math.log, math.exp)
 

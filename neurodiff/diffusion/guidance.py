@@ -20,6 +20,12 @@ from neurodiff.diffusion.sampling import Denoiser
 ALWAYS = (0.0, math.inf)  # noise ratios sigma / alpha within which guidance acts, both included
 
 
+def _acts(level: Level, interval: tuple[float, float]) -> Any:
+    """Whether guidance acts at a level; of a batch of levels, a tensor of that."""
+    ratio = level.sigma / level.alpha if isinstance(level.alpha, Tensor) else level.ratio
+    return (ratio >= interval[0]) & (ratio <= interval[1])
+
+
 @dataclass(frozen=True)
 class ClassifierFree:
     """unconditional + w (conditional - unconditional), inside an interval of noise ratios.
@@ -47,10 +53,11 @@ class ClassifierFree:
         """The guided mean of x_0."""
         known, unknown = state
         mean = self.denoiser(x, level, known)
-        if self.w == 1 or not self.interval[0] <= level.ratio <= self.interval[1]:
+        acts = _acts(level, self.interval)
+        if self.w == 1 or acts is False:
             return mean
         base = self.denoiser(x, level, unknown)
-        return base + self.w * (mean - base)
+        return mean + acts * (self.w - 1) * (mean - base)
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,11 @@ class ScoreShift:
 
     def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
         mean = self.denoiser(x, level, state[0])
-        if self.interval != ALWAYS and not self.interval[0] <= level.ratio <= self.interval[1]:
+        acts = _acts(level, self.interval)
+        if acts is False:
             return mean
-        return mean + self.scale * level.sigma**2 / level.alpha * self.shift(x, level, state[1])
+        moved = acts * self.scale * level.sigma**2 / level.alpha
+        return mean + moved * self.shift(x, level, state[1])
 
 
 @dataclass(frozen=True)

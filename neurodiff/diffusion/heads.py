@@ -31,9 +31,7 @@ class Head:
 
     def __post_init__(self):
         if self.kind not in ("eps", "x0", "v", "flow", "edm"):
-            raise ValueError(
-                f"a head predicts 'eps', 'x0', 'v', 'flow' or 'edm', not {self.kind!r}"
-            )
+            raise ValueError(f"{self.kind!r} is no head: 'eps', 'x0', 'v', 'flow' or 'edm'")
 
     def x0(self, raw: Tensor, x: Tensor, level: Level) -> Tensor:
         """Mean of x_0 from the network's output ``raw`` at ``x``."""

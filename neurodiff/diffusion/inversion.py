@@ -29,7 +29,7 @@ def invert(
     *,
     state: Any = None,
     iterations: int = 30,
-    tolerance: float = 1e-14,
+    tolerance: float | None = None,
     memory: int = 5,
 ) -> Inverted:
     """The state at ``grid[0]`` from which DDIM on ``grid`` arrives at ``x0`` (items, ...).
@@ -41,11 +41,15 @@ def invert(
     Otherwise each step then solves step(x_a) = x_b by x_a += alpha_a / alpha_b (x_b - step(x_a)),
     which contracts by 1 - ratio_b / ratio_a or better when data are log-concave, with Anderson
     mixing of the last ``memory`` iterates, each item by itself.  The iterate of the smallest
-    residual is kept; ``tolerance`` ends the iteration.  Pan et al. 2023, AIDI; Walker and Ni 2011.
+    residual is kept; ``tolerance``, by default 4 units of rounding, ends the iteration.
+    Pan et al. 2023, AIDI; Walker and Ni 2011.
 
     The step to clean data asks for D(x_a) = x_0, which a trained network meets only as far as its
     means reach; LDAE's way is a grid that ends at the cleanest step, with the data as its state.
     """
+    if len(grid) < 2:
+        raise ValueError(f"a grid needs at least two levels, got {len(grid)}")
+    tolerance = 4 * torch.finfo(x0.dtype).eps if tolerance is None else tolerance
     x, residuals = x0, []
     for b, a in pairwise(reversed(grid)):
 

@@ -33,8 +33,8 @@ class Latents:
         n, mean, power = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
             z = encoder(batch).double()
-            axes = {"all": range(z.ndim), "channel": [0, *range(2, z.ndim)], "dimension": [0]}[per]
-            axes = tuple(axes)
+            axes = {"all": range(z.ndim), "channel": (0, *range(2, z.ndim)), "dimension": (0,)}
+            axes = tuple(axes[per])
             count = z.numel() // z.mean(axes).numel()
             far = z.mean(axes, keepdim=True) - mean
             power = power + ((z - z.mean(axes, keepdim=True)) ** 2).sum(axes, keepdim=True)

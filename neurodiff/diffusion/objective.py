@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.paths import Level, Path
+from neurodiff.diffusion.probes import tapped
 from neurodiff.diffusion.sampling import Denoiser
-from neurodiff.diffusion.taps import tapped
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,12 @@ class Auxiliary:
     weight: float = 1.0
 
 
-def one(level: Level) -> float:
-    """Every level alike."""
-    return 1.0
-
-
 def snr_power(power: float = 0.1) -> Callable[[Level], Any]:
     """SNR^power / (1 + SNR), for noise prediction: PDAE's and LDAE's weight (Zhang et al. 2022)."""
 
     def weight(level: Level) -> Any:
         snr = (level.alpha / level.sigma) ** 2
         return snr**power / (1 + snr)
-
-    return weight
-
-
-def min_snr(most: float = 5.0) -> Callable[[Level], Any]:
-    """min(SNR, most) / SNR, for noise prediction (Hang et al. 2023)."""
-
-    def weight(level: Level) -> Any:
-        snr = torch.as_tensor((level.alpha / level.sigma) ** 2)
-        return snr.clamp(max=most) / snr
 
     return weight
 
@@ -59,7 +44,7 @@ class Objective:
     Parameters
     ----------
     path, head : what the denoiser was built with.
-    weight : of the head's own squared error: :func:`min_snr`, :func:`snr_power`, or one over the
+    weight : of the head's own squared error: :func:`snr_power`, or one over the
         ``weight`` of the head, times that of another, to train as if on that one.
     density : (n, generator) -> times, by default the path's.
     network, auxiliaries : the module whose layers the auxiliary losses read.
@@ -67,7 +52,7 @@ class Objective:
 
     path: Path
     head: Head
-    weight: Callable[[Level], Any] = one
+    weight: Callable[[Level], Any] = lambda level: 1.0
     density: Callable[[int, torch.Generator], Tensor] | None = None
     network: nn.Module | None = None
     auxiliaries: Sequence[Auxiliary] = ()

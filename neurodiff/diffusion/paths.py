@@ -55,9 +55,13 @@ class Path:
     gamma: Any = None  # of an anchored path: a function of the level
 
     def level(self, t: Any) -> Level:
-        """The level of time ``t``."""
-        alpha, sigma = self.coefficients(torch.tensor(t, **TABLE))
-        return self._point(float(t), float(alpha), float(sigma))
+        """The level of time ``t``, or clean data for -1."""
+        if t == -1:
+            return CLEAN
+        alpha, sigma = map(float, self.coefficients(torch.tensor(t, **TABLE)))
+        if not (alpha >= 0 and sigma > 0):
+            raise ValueError(f"t = {t} is not on this path: alpha {alpha:g}, sigma {sigma:g}")
+        return self._point(float(t), alpha, sigma)
 
     def levels(self, t: Tensor, *, like: Tensor) -> Level:
         """Levels of a batch, (n,) times: they broadcast against ``like`` (n, ...), in its dtype."""
@@ -82,10 +86,8 @@ class VariancePreserving(Path):
 
     def __init__(self, alphas_cumprod: Float[Tensor, " steps"]):
         table = alphas_cumprod.detach().to("cpu", torch.float64)
-        if len(table) == 0 or not (table[1:] < table[:-1]).all() or not 0 < table[-1] <= table[0]:
-            raise ValueError("alphas_cumprod must be a falling table of positive numbers")
-        if table[0] >= 1:
-            raise ValueError(f"alphas_cumprod starts at {float(table[0])}; it must be below 1")
+        if not len(table) or not (table.diff() < 0).all() or not 0 < table[-1] <= table[0] < 1:
+            raise ValueError("alphas_cumprod must be a falling table of numbers between 0 and 1")
         self.alphas_cumprod, self.steps = table, len(table)
         self.alpha, self.sigma = table.sqrt(), (1 - table).sqrt()
         self.ends = self.level(self.steps - 1).ratio, self.level(0).ratio
@@ -96,13 +98,15 @@ class VariancePreserving(Path):
         return VariancePreserving(self.alphas_cumprod.float())
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        if (t < 0).any() or (t != t.long()).any():
+            raise ValueError(f"steps are whole numbers from 0, got {t.tolist()}")
         return self.alpha[t.long()], self.sigma[t.long()]
 
     def level(self, t: Any) -> Level:
         """The level of step ``t``, 0 to T - 1, or clean data for -1."""
         if t != -1 and (t != int(t) or not 0 <= t < self.steps):
             raise ValueError(f"step {t} is not on this path; it has steps 0 to {self.steps - 1}")
-        return CLEAN if t == -1 else super().level(int(t))
+        return super().level(int(t))
 
     def at(self, ratio: float, whole: bool = True) -> Level:
         """The step nearest to a noise ratio in its logarithm; or, if not ``whole``, that very
@@ -148,13 +152,11 @@ class EDM(Path):
 @dataclass(frozen=True)
 class Flow(Path):
     """alpha = 1 - s, sigma = s = t / scale.  ``shift`` above 1 moves grids and training towards
-    noise, s = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23); training draws u evenly,
-    or, with ``logit_sd``, as the sigmoid of N(0, logit_sd²)."""
+    noise, s = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23); in training u is even."""
 
     shift: float = 1.0
     scale: float = 1000.0
     ends: tuple[float, float] = (999.0, 0.001)
-    logit_sd: float | None = None
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t.double() / self.scale, t.double() / self.scale
@@ -166,10 +168,8 @@ class Flow(Path):
         return self.level(self._shifted(u)) if u else CLEAN
 
     def sample_t(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        if self.logit_sd is None:
-            return self._shifted(torch.rand(n, generator=generator).double())
-        drawn = torch.randn(n, generator=generator).double()
-        return self._shifted((self.logit_sd * drawn).sigmoid())
+        drawn = torch.rand(n, generator=generator, dtype=torch.float64)
+        return self._shifted(1 - drawn)  # never 0: clean data have no noise to predict
 
     def _shifted(self, u: Any) -> Any:
         return self.scale * self.shift * u / (1 + (self.shift - 1) * u)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.paths import Level
-from neurodiff.diffusion.solvers import Solver
 
 Noise = Callable[[int, Tensor], Tensor]
 RUN: ContextVar[object] = ContextVar("run", default=None)  # the :func:`sample` that is going on
@@ -43,11 +42,14 @@ class NetworkDenoiser:
     ``t`` is a tensor of one number an item.  A network with ``prepare`` and ``step`` computes its
     condition once; any other is given the condition itself.  ``anchored``: the condition is a pair
     (cond, y), and x stands for x - gamma y (:func:`~neurodiff.diffusion.paths.anchored`).
+    ``dtype`` is the network's, if it is not that of x: a trajectory belongs in float32 or float64
+    even where the network runs in half precision.
     """
 
     network: Any
     head: Head
     anchored: bool = False
+    dtype: torch.dtype | None = None
 
     def prepare(self, cond: Any) -> tuple[Any, Any]:
         cond, anchor = cond if self.anchored else (cond, None)
@@ -60,7 +62,8 @@ class NetworkDenoiser:
         dtype = torch.promote_types(x.dtype, torch.float32)
         t = torch.as_tensor(t, dtype=dtype, device=x.device).flatten().expand(len(x))
         step = getattr(self.network, "step", self.network)
-        return self.head.x0(step(given, t, cond), x, level)
+        raw = step(given.to(self.dtype or x.dtype), t, cond).to(x.dtype)
+        return self.head.x0(raw, x, level)
 
 
 def item_noise(generators: Sequence[torch.Generator]) -> Noise:
@@ -87,7 +90,7 @@ def sample(
     denoiser: Callable[[Tensor, Level, Any], Tensor],
     x: Tensor,
     grid: Sequence[Level],
-    solver: Solver,
+    solver: Any,
     *,
     state: Any = None,
     noise: Noise | Sequence[torch.Generator] | None = None,
@@ -100,7 +103,7 @@ def sample(
     denoiser : mean of x_0 from (x, level, state); a :class:`Denoiser` or a function.
     x : (items, ...) the state at ``grid[0]``: noise times its sigma, or data noised to that level.
     grid : levels from noisy to clean, at least two.
-    solver : the step.
+    solver : has the ``step`` that :mod:`neurodiff.diffusion.solvers` describes.
     state : what ``denoiser.prepare`` gave for the conditions of these items.
     noise : fresh noise of a step, a function of (index of the step, x) or one generator per item;
         asked only for steps that add noise.
@@ -154,13 +157,7 @@ def posterior_mean(denoiser: Any, y: Tensor, level: Level, state: Any = None) ->
 
 
 def posterior_samples(
-    denoiser: Any,
-    y: Tensor,
-    grid: Sequence[Level],
-    solver: Solver,
-    *,
-    noise: Sequence[Sequence[torch.Generator]],
-    state: Any = None,
+    denoiser: Any, y: Tensor, grid: Sequence[Level], solver: Any, *, noise: Any, state: Any = None
 ) -> Tensor:
     """Draws from p(x_0 | y), y as in :func:`posterior_mean` at ``grid[0]``: (items, draws, ...).
 

@@ -10,29 +10,16 @@ eps = (x_a - alpha_a D) / sigma_a the noise that belongs to it.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neurodiff.diffusion.paths import Level, Path
 
-Denoise = Callable[[Tensor, Level], Tensor]
-Fresh = Callable[[], Tensor]
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """A step between two levels; it is told both."""
-
-    def step(
-        self, x: Tensor, a: Level, b: Level, denoise: Denoise, fresh: Fresh, memory: dict
-    ) -> Tensor:
-        """State at ``b``."""
-
 
 def renoised(
-    x: Tensor, mean: Tensor, a: Level, b: Level, sd: float = 0.0, fresh: Fresh | None = None
+    x: Tensor, mean: Tensor, a: Level, b: Level, sd: float = 0.0, fresh: Any = None
 ) -> Tensor:
     """alpha_b D + sqrt(sigma_b² - sd²) eps + sd fresh noise (Song et al. 2021, DDIM, eq. 12)."""
     if b.sigma == 0:
@@ -108,6 +95,8 @@ class EDMStep:
             raise ValueError("EDMStep has order 1 or 2, and churn needs the path and its steps")
 
     def step(self, x, a, b, denoise, fresh, memory) -> Tensor:
+        if not a.alpha:
+            raise ValueError("EDMStep cannot start from pure noise; take a grid such as karras")
         z, r, r_b = x / a.alpha, a.ratio, b.ratio
         if self.churn and self.between[0] <= r <= self.between[1]:
             a = self.path.at(r * (1 + min(self.churn / self.steps, math.sqrt(2) - 1)), whole=False)
