@@ -43,7 +43,7 @@ class DiffusersSolver:
             stride = scheduler.config.num_train_timesteps // steps
             if any(a - b != stride for a, b in pairwise(times)):
                 raise ValueError(
-                    f"{name} steps by {stride}, not along {times[:3]}...: it would not arrive where "
+                    f"{name} steps by {stride}, not along {times[:3]}: it would not arrive where "
                     "it evaluates next; use 'leading', or DDIM of this library"
                 )
         if not hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod"):
