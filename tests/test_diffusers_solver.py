@@ -162,7 +162,7 @@ def test_a_start_inside_the_grid(name, settings, ours):
     theirs = sample(exact, x, grid, solver)
     torch.testing.assert_close(theirs, sample(exact, x, grid, ours), rtol=0, atol=5e-6)
     with pytest.raises(ValueError, match=r"sample on solver\.grid"):
-        sample(exact, x, [Level(3.0, 0.6, 0.8), *grid[1:]], solver)
+        sample(exact, x, [Level(3.0, 0.1, 0.9), *grid[1:]], solver)
 
 
 def test_noise_without_generators_is_refused():

@@ -347,6 +347,23 @@ def test_gate_computes_more_when_it_tolerates_less():
     assert errors[-1] == 0 < errors[0]
 
 
+def test_warm_up_computes_the_first_calls():
+    net = Line(1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=interval(4, warm_up=3))
+    run(cache, normal(2, 3).double(), 9)
+    assert cache.report()["computed"]["part"] == 5  # calls 0, 1, 2, 4, 8
+
+
+def test_drift_grows_with_the_way():
+    """Reuse of 1 at place 0 misses the 2 at place 1 by a half of it; three further on, by 1.5."""
+    net = Line(1)
+    cache = ModuleCache(NetworkDenoiser(net, V), net, "part", policy=interval(2), order=0)
+    kept = [(0.0, [torch.tensor([1.0])], None), (1.0, [torch.tensor([2.0])], None)]
+    assert cache._drift(kept, 2.0) == pytest.approx(0.5)
+    assert cache._drift(kept, 4.0) == pytest.approx(1.5)
+    assert cache._drift(kept[:1], 4.0) == math.inf
+
+
 def test_gate_follows_the_error_of_a_prediction():
     """A part that is a line in t: the first prediction (of two points) is exact, so after three
     computed calls nothing is computed again."""

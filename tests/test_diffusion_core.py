@@ -270,7 +270,8 @@ def test_grids():
         trailing(path, 101)
     published = [int(level.t) for level in leading(scaled_linear(1000), 50)]
     assert published == [*range(981, 0, -20), -1]  # Brain-Diffuser's 50 steps
-    assert trailing(EDM(), 3)[0].ratio == pytest.approx(80)
+    ratios = [level.ratio for level in trailing(EDM((100.0, 0.01)), 2)]
+    assert ratios == pytest.approx([100, 1, 0])  # geometric
 
 
 def test_tables_of_betas():
@@ -307,6 +308,12 @@ def test_an_anchored_path_ends_at_its_measurement(head):
     x0, eps, level = normal(3, seed=1), normal(3, seed=2), bridge.level(60)
     expected = level.alpha * x0 + (1 - level.alpha) * y + level.sigma * eps
     torch.testing.assert_close(add_noise(x0, eps, level, y), expected, rtol=0, atol=1e-15)
+
+
+def test_an_anchored_level_needs_the_measurement():
+    denoiser, bridge = NetworkDenoiser(lambda x, t, c: x, X0), anchored(cosine(100))
+    with pytest.raises(ValueError, match="anchored=True"):
+        denoiser(normal(2, 3), bridge.level(60), denoiser.prepare(None))
 
 
 # --- projections -------------------------------------------------------------------------------
@@ -440,7 +447,11 @@ def test_missing_noise_is_named():
             state=mu,
             noise=[torch.Generator().manual_seed(0)],
         )
-    with pytest.raises(ValueError, match="at least two levels"):
-        sample(exact, normal(2), [CLEAN], DDIM(), state=mu)
+    for grid in ([CLEAN], trailing(path, 5)[::-1]):
+        with pytest.raises(ValueError, match="at least two levels that fall"):
+            sample(exact, normal(2), grid, DDIM(), state=mu)
+    nobody = torch.zeros(0, 3, dtype=torch.float64)
+    out = sample(exact, nobody, trailing(path, 5), DDIM(1.0), state=mu, noise=[])
+    assert out.shape == (0, 3)
     with pytest.raises(ValueError, match=r"eta is 1\.5"):
         DDIM(1.5)

@@ -139,6 +139,23 @@ def test_domain_map_goes_to_the_optimal_map():
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.1)
 
 
+def test_the_best_iterate_is_kept_where_there_is_no_solution():
+    """x_0 = 5 cannot be the mean of a denoiser that stays within 1: the least residual is 0.8."""
+    grid = [cosine(100).level(60), cosine(100).level(0), trailing(cosine(100), 1)[-1]]
+    x0 = torch.full((2, 1), 5.0, dtype=torch.float64)
+    x0[1] = 0.3
+    back = invert(lambda x, level, state: torch.tanh(x), x0, grid, iterations=60)
+    again = sample(lambda x, level, state: torch.tanh(x), back.x, grid[:2], DDIM())
+    last = back.residuals[0, -1].item()
+    assert last == pytest.approx(0.8, abs=1e-6)
+    assert again.isfinite().all()
+
+
+def test_a_grid_of_one_level_is_refused():
+    with pytest.raises(ValueError, match="at least two levels"):
+        invert(Field(FIRST, MU), X, GRIDS["vp"][:1])
+
+
 def test_an_item_is_inverted_by_itself():
     grid, field = GRIDS["vp"], Field(FIRST, MU)
     together = invert(field, X, grid, iterations=8).x

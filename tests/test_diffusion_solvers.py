@@ -235,6 +235,24 @@ def test_churn_raises_the_noise_and_only_inside_its_interval():
     assert out.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_churn_is_capped_and_its_noise_can_be_inflated():
+    """More churn than (sqrt(2) - 1) a step raises r by sqrt(2) only; its noise has SD ``noise``
+    times what that takes: r sqrt(2 - 1)."""
+    path = EDM((10.0, 0.1))
+    grid = [path.level(4.0), path.level(2.0)]
+    solver = EDMStep(churn=50.0, noise=1.003, path=path, steps=4)
+    start = torch.zeros(1, 1, dtype=torch.float64)
+    out = sample(lambda x, *_: 0 * x, start, grid, solver, noise=lambda s, x: torch.ones_like(x))
+    assert out.item() == pytest.approx(4 * 1.003 * 2 / (4 * math.sqrt(2)), rel=1e-12)
+
+
+def test_a_ratio_outside_a_table_is_its_end():
+    path = linear(1000)
+    assert path.at(1e9) == path.level(999)
+    assert path.at(1e-9) == path.level(0)
+    assert path.at(1e9, whole=False).t == 999
+
+
 def test_levels_that_are_not_on_a_path_are_refused():
     assert EDM().level(-1) == Flow().level(-1) == Level(-1.0, 1.0, 0.0)
     for path, t in ((EDM(), -2.0), (EDM(), math.nan), (Flow(), 1500.0)):
@@ -360,6 +378,11 @@ def test_posterior_samples_are_draws_of_their_items():
         generators = [[torch.Generator().manual_seed(10 * i + d) for i in items] for d in range(3)]
         return posterior_samples(Field(), X[items], grid, Ancestral(), noise=generators, state=MU)
 
+    # a draw of no spread (mean only): y itself where the data are wide, whatever alpha is
+    wide = posterior_samples(
+        Field(1e12 * torch.ones(SHAPE).double()), X, grid, DDIM(), noise=[None], state=MU
+    )
+    torch.testing.assert_close(wide[:, 0], X, rtol=1e-6, atol=1e-6)
     both = run([0, 1])
     assert both.shape == (2, 3, *SHAPE)
     torch.testing.assert_close(run([1]), both[1:], rtol=0, atol=1e-12)

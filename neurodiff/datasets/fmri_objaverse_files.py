@@ -13,7 +13,12 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.datasets.fmri_shape_files import is_simulated, subject_folder, subjects_in
+from neurodiff.datasets.fmri_shape_files import (
+    is_simulated,
+    read_view,
+    subject_folder,
+    subjects_in,
+)
 
 LISTS = {"train": "train_list.txt", "test": "test_list.txt"}
 CAPTIONS = "Object_caption_Cap3D.csv"
@@ -206,13 +211,7 @@ def open_stimuli(root: Path, shown: Sequence[Shown], captions: dict[str, Caption
         return read_textured(path)
 
     def load_image(name: str) -> Any:
-        import PIL.Image
-
-        path = root / "stimulus_views" / f"{name}.png"
-        if not path.is_file():
-            raise MissingDataError(f"stimulus {name!r} has no picture: {path} is missing")
-        with PIL.Image.open(path) as image:
-            return image.convert("RGB")
+        return read_view(root, name, name)
 
     return Stimuli(table, load_mesh, load_image, simulated=is_simulated(root))
 

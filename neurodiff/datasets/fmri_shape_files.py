@@ -237,15 +237,25 @@ def open_stimuli(root: Path, entries: Sequence[Entry], ids: Mapping[Entry, str])
         return mesh
 
     def load_image(name: str) -> Any:
-        import PIL.Image
-
-        path = root / "stimulus_views" / f"{by_id[name].model}.png"
-        if not path.is_file():
-            raise MissingDataError(f"stimulus {name!r} has no picture: {path} is missing")
-        with PIL.Image.open(path) as image:
-            return image.convert("RGB")
+        return read_view(root, name, by_id[name].model)
 
     return Stimuli(table, load_mesh, load_image, simulated=is_simulated(root))
+
+
+def read_view(root: Path, name: str, file: str) -> Any:
+    """The picture ``stimulus_views/<file>.png`` of stimulus ``name``, RGB.
+
+    Raises
+    ------
+    MissingDataError : there is none.
+    """
+    import PIL.Image
+
+    path = root / "stimulus_views" / f"{file}.png"
+    if not path.is_file():
+        raise MissingDataError(f"stimulus {name!r} has no picture: {path} is missing")
+    with PIL.Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def mesh_path(root: Path, entry: Entry) -> Path | None:

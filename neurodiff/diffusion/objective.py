@@ -80,7 +80,7 @@ class Objective:
         error = (self.weight(level) * self.head.weight(level) * (mean - x0) ** 2).mean()
         terms = {"loss": error, "denoising": error}
         for part in self.auxiliaries:
-            value = part.loss(seen[part.layer], (targets or {}).get(part.layer)).mean()
+            value = part.loss(seen[part.layer], targets[part.layer] if targets else None).mean()
             terms[part.layer] = value
             terms["loss"] = terms["loss"] + part.weight * value
         return terms

@@ -57,12 +57,13 @@ class NetworkDenoiser:
 
     def __call__(self, x: Tensor, level: Level, state: tuple[Any, Any]) -> Tensor:
         cond, anchor = state
+        if anchor is None and not (isinstance(level.gamma, float) and level.gamma == 0):
+            raise ValueError("levels of an anchored path need NetworkDenoiser(anchored=True)")
         shown = x if anchor is None else x + level.gamma * anchor
         given, t = self.head.network_input(shown, level)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        t = torch.as_tensor(t, dtype=dtype, device=x.device).flatten().expand(len(x))
+        t = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         step = getattr(self.network, "step", self.network)
-        raw = step(given.to(self.dtype or x.dtype), t, cond).to(x.dtype)
+        raw = step(given.to(self.dtype or x.dtype), t.flatten().expand(len(x)), cond).to(x.dtype)
         return self.head.x0(raw, x, level)
 
 
@@ -80,7 +81,7 @@ def item_noise(generators: Sequence[torch.Generator]) -> Noise:
             torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device=g.device)
             for g in generators
         ]
-        return torch.stack(rows).to(x)
+        return torch.stack(rows).to(x) if rows else x.clone()
 
     return draw
 
@@ -115,10 +116,11 @@ def sample(
 
     Raises
     ------
-    ValueError : fewer than two levels, or a step that adds noise and none to draw from.
+    ValueError : levels that do not fall, fewer than two of them, or a step that adds noise and none
+        to draw from.
     """
-    if len(grid) < 2:
-        raise ValueError(f"a grid needs at least two levels, got {len(grid)}")
+    if len(grid) < 2 or any(a.ratio < b.ratio for a, b in pairwise(grid)):
+        raise ValueError(f"a grid needs at least two levels that fall; it has {len(grid)}")
     draw = item_noise(noise) if noise is not None and not callable(noise) else noise
     calls, memory = 0, {}
 
