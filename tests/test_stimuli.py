@@ -150,3 +150,13 @@ def test_from_folder_with_hostile_content(folder, tmp_path):
 def _empty(tmp_path):
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
+
+
+def test_every_caption_of_a_stimulus():
+    table = pd.DataFrame({"id": ["a", "b"], "captions": [("one cup", "", "a cup"), ()]})
+    stimuli = Stimuli(table)
+    assert stimuli.captions("a") == ("one cup", "a cup")
+    assert stimuli.captions("b") == ()
+    assert stimuli.factor_names == []
+    single = Stimuli(pd.DataFrame({"id": ["a", "b"], "caption": ["one cup", " "]}))
+    assert [single.captions(name) for name in "ab"] == [("one cup",), ()]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl", ".off")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_RESERVED = ("id", "category", "caption", "mesh", "image", "simulated")
+_RESERVED = ("id", "category", "caption", "captions", "mesh", "image", "simulated")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Stimuli:
 
     Parameters
     ----------
-    table : columns id, and if known category and caption; every further numeric column is a factor.
+    table : columns id, and if known category, caption and captions (a tuple of several, where
+        more than one is known); every further numeric column is a factor.
     load_mesh, load_image : functions of an id, or None where there are none.
     simulated : whether the stimuli were made by a simulation.
 
@@ -177,6 +178,12 @@ class Stimuli:
     def categories(self) -> list[str]:
         """Category of each stimulus, aligned with ``ids``."""
         return list(self.table["category"])
+
+    def captions(self, name: str) -> tuple[str, ...]:
+        """Every caption of a stimulus that is not empty; none where none is known."""
+        row = self.table.iloc[self._find(name)]
+        several = row["captions"] if "captions" in self.table else (row["caption"],)
+        return tuple(str(text) for text in several if str(text).strip())
 
     def select(self, ids: Iterable[str]) -> Stimuli:
         """Only the stimuli with these ids, in this order."""
