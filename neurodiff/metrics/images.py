@@ -6,12 +6,14 @@ changes every number below, so it is a function of its own (``square``) with a n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 SSIM_SIZE = 425  # pixels on a side, to which pictures are brought before SSIM
+SIGMA, RADIUS = 1.5, 5  # pixels, of the Gaussian windows
 GREY = np.array([0.2125, 0.7154, 0.0721])  # of scikit-image's rgb2gray
 Resize = Literal["bicubic", "bilinear", "bilinear float"]
 
@@ -147,6 +149,51 @@ def grey_ssim(
         channel_axis=1 if columns_as_channels else None,
     )
     return float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """A grey picture in 0..1 with Gaussian means of itself and of its square.
+
+    ``columns``: windows that run down each column of pixels; ``plane``: windows over the picture.
+    Each is (mean, mean of squares), (h, w).
+    """
+
+    grey: np.ndarray
+    columns: tuple[np.ndarray, np.ndarray]
+    plane: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, grey: Float[np.ndarray, "h w"]) -> Windows:
+        """What SSIM needs of one picture, to be compared with any number of others."""
+        down = (_smooth(grey, 0), _smooth(grey * grey, 0))
+        return cls(grey, down, (_smooth(down[0], 1), _smooth(down[1], 1)))
+
+
+def both_ssim(a: Windows, b: Windows) -> tuple[float, float]:
+    """``grey_ssim`` over the plane and by columns, about six times cheaper than two calls of it.
+
+    A Gaussian window over the plane is one down the columns and then one along the rows, so the
+    two definitions share their first half.
+    """
+    down = _smooth(a.grey * b.grey, 0)
+    rim = RADIUS  # windows that reach over the edge do not count
+    plane = _similarity(a.plane, b.plane, _smooth(down, 1))[rim:-rim, rim:-rim].mean()
+    return float(plane), float(_similarity(a.columns, b.columns, down)[rim:-rim].mean())
+
+
+def _smooth(x: np.ndarray, axis: int) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(x, SIGMA, axis, radius=RADIUS)
+
+
+def _similarity(a: tuple, b: tuple, product: np.ndarray) -> np.ndarray:
+    """Wang et al. 2004, eq. 13, with C1 = 0.01^2 and C2 = 0.03^2."""
+    (u, uu), (v, vv) = a, b
+    both, one, two = u * v, u * u, v * v
+    above = (2 * both + 1e-4) * (2 * (product - both) + 9e-4)
+    return above / ((one + two + 1e-4) * (uu - one + vv - two + 9e-4))
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
