@@ -418,7 +418,7 @@ class ImageScorer:
                 "pictures (train) for clusters by k-means"
             )
             return {}
-        judge = self.networks[-1].name
+        judge = next((n for n in self.features if n.startswith("CLIP")), self.networks[-1].name)
         train = self.train[judge]
         count = min(self.rules.clusters, max(1, len(train) // 10))
         found = kmeans_clusters(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,7 +46,6 @@ class ImageNetwork:
     read : normalised pictures (n, 3, size, size) to activations (n, ...).
     size : pixels on a side.
     normalise : mean and standard deviation of each channel, of values in 0..1.
-    measure : what the published tables report of it: "2-way", or the correlation "distance".
     """
 
     name: str
@@ -54,7 +53,6 @@ class ImageNetwork:
     read: Callable[[Tensor], Tensor] = field(repr=False)
     size: int = 224
     normalise: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
-    measure: Literal["2-way", "distance"] = "2-way"
 
     @torch.no_grad()
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
