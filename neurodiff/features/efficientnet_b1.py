@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 STEM, HEAD = 32, 1280
-# (expansion, kernel, stride, channels out, blocks): B0's, each with 1.1 times the blocks, rounded up
+# (expansion, kernel, stride, channels out, blocks): B0's with 1.1 times the blocks, rounded up
 STAGES = (
     (1, 3, 1, 16, 2),
     (6, 3, 2, 24, 3),
