@@ -8,6 +8,7 @@ twice. What the columns are by each protocol is told in `image_protocols`.
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from neurodiff.core.seeds import item_seed
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.metrics.clusters import cluster_only_rate, kmeans_clusters
 from neurodiff.metrics.identification import pairing_rates, similarities
-from neurodiff.metrics.images import Windows, both_ssim, grey, square
+from neurodiff.metrics.images import SSIM_SIZE, Windows, both_ssim, grey, square
 from neurodiff.metrics.statistics import (
     binomial_p_legacy,
     bootstrap_interval,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 FLAT = "one colour: PixCorr counts 0"
 PERMUTATIONS = 1000
+BLOCK = 64  # pictures handed to a network at a time
+PIXELS = SSIM_SIZE  # on a side, of PixCorr and SSIM
 
 
 @dataclass(frozen=True)
@@ -251,9 +254,10 @@ class ImageScorer:
                 raise DataError(f"the picture of stimulus {name!r} is one colour; check its file")
         pictures = list(shown.values())
         self.features = {one.name: features(one, pictures, progress) for one in self.networks}
-        self.train = {}
-        if train is not None and len(train):
-            arrays = [as_uint8(image) for image in train]
+        self.train: dict[str, np.ndarray] = {}
+        self.train_pictures = [] if train is None else list(train)
+        if self.train_pictures:
+            arrays = [as_uint8(image) for image in self.train_pictures]
             self.train = {one.name: features(one, arrays, progress) for one in self.networks}
         self.cluster = self._clusters()
 
@@ -281,6 +285,12 @@ class ImageScorer:
         if flat:
             notes.append(f"{flat} reconstructions are of one colour; their PixCorr counts 0")
         return ImageEvaluation(table, self.rules.name, tuple(notes), nulls)
+
+    @property
+    def judge(self) -> str:
+        """The network by which pictures are put into clusters and retrieved: CLIP if it is there,
+        else the last."""
+        return next((n for n in self.features if n.startswith("CLIP")), self.networks[-1].name)
 
     # ------------------------------------------------------------------------------- parts
 
@@ -418,7 +428,7 @@ class ImageScorer:
                 "pictures (train) for clusters by k-means"
             )
             return {}
-        judge = next((n for n in self.features if n.startswith("CLIP")), self.networks[-1].name)
+        judge = self.judge
         train = self.train[judge]
         count = min(self.rules.clusters, max(1, len(train) // 10))
         found = kmeans_clusters(
@@ -433,7 +443,7 @@ class ImageScorer:
     def _square(self, picture: np.ndarray) -> np.ndarray:
         if self.rules.stored is not None:
             picture = square(picture, self.rules.stored, rule="bilinear")
-        return square(picture, rule=self.rules.pixels)
+        return square(picture, PIXELS, rule=self.rules.pixels)
 
 
 def as_uint8(image: Any) -> np.ndarray:
@@ -450,25 +460,29 @@ def features(
     ------
     DataError : the network returns other than one finite row a picture.
     """
-    rows: list[np.ndarray | None] = [None] * len(pictures)
+    seen: dict[tuple, int] = {}  # equal pictures have equal rows, exactly
+    keys = [(p.shape, hashlib.sha256(p.tobytes()).digest()) for p in pictures]
+    which = [seen.setdefault(key, len(seen)) for key in keys]
+    first = {row: k for k, row in reversed(list(enumerate(which)))}
     by_size: dict[tuple[int, ...], list[int]] = {}
-    for k, picture in enumerate(pictures):
-        by_size.setdefault(picture.shape, []).append(k)
+    for row in range(len(seen)):
+        by_size.setdefault(pictures[first[row]].shape, []).append(row)
     blocks = [
-        members[start : start + 64]
+        members[start : start + BLOCK]
         for members in by_size.values()
-        for start in range(0, len(members), 64)
+        for start in range(0, len(members), BLOCK)
     ]
-    for block in progress.over(blocks, f"{network.name}, {len(pictures)} pictures"):
-        found = np.asarray(network(np.stack([pictures[k] for k in block])))
+    rows: list = [None] * len(seen)
+    for block in progress.over(blocks, f"{network.name}, {len(seen)} pictures"):
+        found = np.asarray(network(np.stack([pictures[first[row]] for row in block])))
         if found.ndim != 2 or len(found) != len(block) or not np.isfinite(found).all():
             raise DataError(
                 f"{network.name} returned {found.shape} for {len(block)} pictures, or values that "
                 "are not finite; expected one finite row a picture"
             )
-        for k, row in zip(block, found, strict=True):
-            rows[k] = row
-    return np.stack(rows) if rows else np.zeros((0, 1), np.float32)  # type: ignore[arg-type]
+        for row, values in zip(block, found, strict=True):
+            rows[row] = values
+    return np.stack([rows[row] for row in which]) if which else np.zeros((0, 1), np.float32)
 
 
 def _alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
