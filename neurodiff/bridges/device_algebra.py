@@ -7,6 +7,7 @@ there is refused; nothing falls back to another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,15 @@ def symmetric_eigen(matrix: np.ndarray, device: str = "cpu") -> tuple[np.ndarray
     return _get(values), _get(vectors)
 
 
-def solve_positive(matrix: np.ndarray, right: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """``matrix^-1 right`` of a symmetric positive definite matrix; may overwrite both."""
+def positive_solver(matrix: np.ndarray, device: str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
+    """Function B -> ``matrix^-1 B`` of a symmetric positive definite matrix; may overwrite it."""
     if device == "cpu":
         factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
-        return scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+        return lambda right: scipy.linalg.cho_solve(factor, right, check_finite=False)
     import torch
 
-    return _get(
-        torch.cholesky_solve(_put(right, device), torch.linalg.cholesky(_put(matrix, device)))
-    )
+    lower = torch.linalg.cholesky(_put(matrix, device))
+    return lambda right: _get(torch.cholesky_solve(_put(right, device), lower))
 
 
 def upper_factor(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:

@@ -20,8 +20,8 @@ import numpy as np
 from neurodiff.bridges.device_algebra import (
     check_device,
     gram,
+    positive_solver,
     product,
-    solve_positive,
     symmetric_eigen,
 )
 from neurodiff.bridges.leave_out import leave_out_matrix, repeated_rows
@@ -106,9 +106,7 @@ class KernelFactor:
             else:
                 scores = product(rows, V, self.device) * (values / (values + alpha))
             return product(scores, U.T, self.device)
-        shifted = self.kernel.copy()
-        shifted[np.diag_indices(self.trials)] += alpha
-        return solve_positive(shifted, self.against(rows).T, self.device).T
+        return self._solve(alpha, self.against(rows).T).T
 
     def against(self, rows: np.ndarray) -> np.ndarray:
         """``rows @ X'`` in float64; (m, p) -> (m, n). The rows are taken as they are."""
@@ -124,9 +122,7 @@ class KernelFactor:
         """``(K + alpha I)^-1 Y`` of centred targets; (n, t) -> (n, t) float64."""
         Y = np.asarray(Y, np.float64)
         if not self._by_eigenvectors:
-            shifted = self.kernel.copy()
-            shifted[np.diag_indices(self.trials)] += alpha
-            return solve_positive(shifted, Y.copy(), self.device)
+            return self._solve(alpha, Y)
         values, U, _ = self.eigen
         UtY = product(U.T, Y, self.device)
         if U.shape[1] == self.trials:
@@ -144,14 +140,17 @@ class KernelFactor:
                 smoother = -product(U * (values / (values + alpha)), U.T, self.device)
                 smoother[np.diag_indices(self.trials)] += 1.0
         else:
-            shifted = self.kernel.copy()
-            shifted[np.diag_indices(self.trials)] += alpha
-            smoother = alpha * solve_positive(shifted, np.eye(self.trials), self.device)
+            smoother = self._solve(alpha, np.eye(self.trials))
+            smoother *= alpha
         return leave_out_matrix(smoother, self.members)
 
     def with_groups(self, groups: object) -> KernelFactor:
         """The same factor, leaving out these groups; nothing is computed again."""
-        other = replace(self, members=repeated_rows(groups, self.trials))
+        return self.with_members(repeated_rows(groups, self.trials))
+
+    def with_members(self, members: tuple[np.ndarray, ...]) -> KernelFactor:
+        """As `with_groups`, with the row numbers of each group."""
+        other = replace(self, members=members)
         for name in ("kernel", "eigen", "mean_eigenvalue"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
@@ -161,8 +160,19 @@ class KernelFactor:
     def _by_eigenvectors(self) -> bool:
         return self.primal or "eigen" in self.__dict__
 
+    def _solve(self, alpha: float, right: np.ndarray) -> np.ndarray:
+        """``(K + alpha I)^-1 right``; the Cholesky factor of the last penalty is kept."""
+        last = self.__dict__.get("_solver")
+        if last is None or last[0] != alpha:
+            self.__dict__.pop("_solver", None)
+            shifted = self.kernel.copy()
+            shifted[np.diag_indices(self.trials)] += alpha
+            last = self.__dict__["_solver"] = alpha, positive_solver(shifted, self.device)
+        return last[1](right)
+
     def _kernel_copy(self) -> np.ndarray:
         """The kernel, to be overwritten: what was kept of it is given up for the eigenvectors."""
+        self.__dict__.pop("_solver", None)
         kept = self.__dict__.pop("kernel", None)
         return gram(self.centred, self.device) if kept is None else kept
 
