@@ -1,5 +1,7 @@
 """Streamed ridge against independent truths: scikit-learn, literal refits, its contract."""
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -180,6 +182,14 @@ def test_heads_share_one_factor(problem):
         FactoredRidge().fit(X + 1.0 + X, Y, factor=factor)
     with pytest.raises(DataError, match="factorise the same trials"):
         FactoredRidge().fit(X[1:], Y[1:], factor=factor)
+
+
+def test_a_fitted_bridge_can_be_copied(problem):
+    X, Y, new = problem
+    model = FactoredRidge([1.0]).fit(X, Y)
+    expected = model.predict(new)
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301
+    np.testing.assert_allclose(again.predict(new), expected)
 
 
 def test_torch_gives_the_same_numbers(problem):

@@ -100,13 +100,18 @@ class KernelFactor:
         if centre:
             rows = rows - self.mean
         if self._by_eigenvectors:
-            values, U, V = self.eigen
-            if V is None:
-                scores = product(self.against(rows), U, self.device) / (values + alpha)
-            else:
-                scores = product(rows, V, self.device) * (values / (values + alpha))
-            return product(scores, U.T, self.device)
+            return product(self.scores(rows, alpha), self.eigen[1].T, self.device)
         return self._solve(alpha, self.against(rows).T).T
+
+    def scores(self, rows: np.ndarray, alpha: float) -> np.ndarray:
+        """H(alpha) in the basis of the eigenvectors, ``H == scores @ U.T``; (m, p) -> (m, r).
+
+        The rows are taken as they are.
+        """
+        values, U, V = self.eigen
+        if V is None:
+            return product(self.against(rows), U, self.device) / (values + alpha)
+        return product(rows, V, self.device) * (values / (values + alpha))
 
     def against(self, rows: np.ndarray) -> np.ndarray:
         """``rows @ X'`` in float64; (m, p) -> (m, n). The rows are taken as they are."""
@@ -159,6 +164,9 @@ class KernelFactor:
     @property
     def _by_eigenvectors(self) -> bool:
         return self.primal or "eigen" in self.__dict__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_solver"}
 
     def _solve(self, alpha: float, right: np.ndarray) -> np.ndarray:
         """``(K + alpha I)^-1 right``; the Cholesky factor of the last penalty is kept."""
