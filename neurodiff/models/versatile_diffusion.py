@@ -53,7 +53,9 @@ class DualUNetSize:
 
     def __post_init__(self):
         if not self.channels or self.layers < 1:
-            raise ValueError(f"channels {self.channels} and layers {self.layers}: give some of each")
+            raise ValueError(
+                f"channels {self.channels} and layers {self.layers}: give some of each"
+            )
         for width in self.channels:
             if width % self.groups or width % self.heads:
                 raise ValueError(
@@ -215,44 +217,77 @@ class DualTransformer(nn.Module):
         return (out,)
 
 
+@dataclass(frozen=True)
+class KeyReport:
+    """Names of two published U-Nets beside those of a network, under the network's names.
+
+    ``left_out`` are those of the text U-Net that no transformer has (they generate text), under
+    their own names.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    other_shape: list[str]
+    left_out: list[str]
+
+    def sentence(self) -> str:
+        """Why the weights are not of this network; "" where they are."""
+        kinds = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": self.other_shape,
+        }
+        told = [
+            f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' * (len(names) > 3)}"
+            for kind, names in kinds.items()
+            if names
+        ]
+        return "; ".join(told)
+
+
+def named_states(
+    image: Mapping[str, Any], text: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Weights of an image U-Net and a text U-Net (diffusers' names) under the names of
+    :class:`DualGuidedUNet`, and the names of the text U-Net that are left out."""
+    ready = {"unet." + _inside(name, "vision"): tensor for name, tensor in image.items()}
+    attending = [name for name in text if ".attentions." in name]
+    ready |= {"unet." + _inside(name, "text"): text[name] for name in attending}
+    return ready, [name for name in text if ".attentions." not in name]
+
+
 def load_states(
     network: DualGuidedUNet, image: Mapping[str, Tensor], text: Mapping[str, Tensor]
-) -> list[str]:
+) -> KeyReport:
     """Give a network the weights of a published pair of U-Nets, both under diffusers' names.
 
-    Of the text U-Net only the transformers are used; its other weights belong to the generation
-    of text.  Tensors are taken as they are (a network on the meta device gets their type).
-
-    Returns
-    -------
-    Names in ``text`` that were left out.
+    Of the text U-Net only the transformers are used.  Tensors are taken as they are: a network on
+    the meta device needs no second copy of any.
 
     Raises
     ------
     ValueError : names are missing or unknown, or tensors have other shapes.
     """
-    ready = {"unet." + _inside(name, "vision"): tensor for name, tensor in image.items()}
-    attending = [name for name in text if ".attentions." in name]
-    ready |= {"unet." + _inside(name, "text"): text[name] for name in attending}
+    ready, left_out = named_states(image, text)
     own = network.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in ready],
-        "unexpected": [name for name in ready if name not in own],
-        "of another shape": [
+    both = [name for name in own if name in ready]
+    fits = {name: ready[name].shape == own[name].shape for name in both}
+    report = KeyReport(
+        matched=[name for name in both if fits[name]],
+        missing=[name for name in own if name not in ready],
+        unexpected=[name for name in ready if name not in own],
+        other_shape=[
             f"{name} {tuple(ready[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in own
-            if name in ready and ready[name].shape != own[name].shape
+            for name in both
+            if not fits[name]
         ],
-    }
-    if any(problems.values()):
-        told = [
-            f"{len(names)} {kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            for kind, names in problems.items()
-            if names
-        ]
-        raise ValueError(f"these weights are not of this network: {'; '.join(told)}")
+        left_out=left_out,
+    )
+    if problem := report.sentence():
+        raise ValueError(f"these weights are not of this network: {problem}")
     network.load_state_dict(ready, assign=True)
-    return [name for name in text if ".attentions." not in name]
+    return report
 
 
 class _CrossAttention:
