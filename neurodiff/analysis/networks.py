@@ -102,7 +102,7 @@ def find_networks(folder: str | os.PathLike[str] | None = None) -> Networks:
     for use, name, published, patterns, load in _known():
         if use in found or where is None:
             continue
-        files = [_first(where, pattern) for pattern in patterns]
+        files = [first_file(where, pattern) for pattern in patterns]
         if all(file is not None for file in files):
             found[use] = Network(use, name, published, tuple(f for f in files if f), load)
     missing = {use: _sentence(use, where) for use in USES if use not in found}
@@ -155,11 +155,12 @@ def _known() -> tuple[tuple[str, str, bool, tuple[str, ...], Callable], ...]:
     )
 
 
-def _first(where: Path, pattern: str) -> Path | None:
+def first_file(where: Path, pattern: str) -> Path | None:
+    """The first file below a folder whose name, or path, fits."""
     return min(where.rglob(pattern), default=None)
 
 
-def _filled(module: Any, weights: dict[str, Any], file: Path) -> Any:
+def filled(module: Any, weights: dict[str, Any], file: Path) -> Any:
     """Load by name, every tensor; buffers that only count batches may be missing."""
     wanted = module.state_dict()
     counts = {name for name in wanted if name.endswith("num_batches_tracked")}
@@ -178,19 +179,19 @@ def _filled(module: Any, weights: dict[str, Any], file: Path) -> Any:
 def _vit(files: tuple[Path, ...]) -> Any:
     from neurodiff.features.vit import VisionTransformer, current_names
 
-    return _filled(VisionTransformer(), current_names(load_weights(files[0])), files[0])
+    return filled(VisionTransformer(), current_names(load_weights(files[0])), files[0])
 
 
 def _efficientnet(files: tuple[Path, ...]) -> Any:
     from neurodiff.features.efficientnet_lite import EfficientNetLite0
 
-    return _filled(EfficientNetLite0(), load_weights(files[0]), files[0])
+    return filled(EfficientNetLite0(), load_weights(files[0]), files[0])
 
 
 def _alexnet(files: tuple[Path, ...]) -> Any:
     from neurodiff.features.perceptual import LPIPS, AlexNetTrunk
 
-    trunk = _filled(AlexNetTrunk(), load_weights(files[0]), files[0])
+    trunk = filled(AlexNetTrunk(), load_weights(files[0]), files[0])
     return LPIPS(trunk, load_weights(files[1]))
 
 
@@ -223,4 +224,4 @@ def _pointnet(files: tuple[Path, ...]) -> Any:
         raise DataError(
             f"{files[0]} has no 'fc3.weight'; it is no PointNet: take it out of the folder"
         )
-    return _filled(PointNet(len(last)), weights, files[0])
+    return filled(PointNet(len(last)), weights, files[0])

@@ -15,10 +15,11 @@ from math import comb
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from neurodiff.metrics.records import Metric
 
+COLUMNS = 4096  # of features held in float64 at a time
 # RandomState is numpy's legacy generator: the published draws can be repeated only with it.
 Draws = np.random.Generator | np.random.RandomState
 
@@ -226,20 +227,100 @@ def feature_identification(
     return n_way(scores, np.arange(len(scores)), n, allowed=allowed, too_few=too_few)
 
 
+def pairing_rates(
+    scores: Float[np.ndarray, "reconstructions truths"],
+    *,
+    vary: Literal["truths", "reconstructions"] = "truths",
+    groups: Sequence[str] | None = None,
+    ties: Literal["half", "lost"] = "half",
+) -> Float[np.ndarray, "reconstructions truths"]:
+    """2-way rate of every reconstruction, were any of the pictures its truth.
+
+    Entry (j, i) is the share of the other candidates that score below (j, i). The diagonal is the
+    2-way score of the items; the rest is what a permutation of the pairing needs.
+
+    Parameters
+    ----------
+    scores : likeness of reconstruction j and true picture i, square.
+    vary : "truths" (published): reconstruction j is compared with other true pictures;
+        "reconstructions": true picture i is compared with other reconstructions. The two differ
+        slightly for a good decoder.
+    groups : cluster of each item; candidates, and pairings, are those of the item's own cluster
+        only. Other entries are NaN, as are those of a cluster of one.
+    ties : count one half; or are "lost", as in the published code, by which a decoder whose
+        answer is always the same scores about 0 where the reconstructions vary.
+
+    Raises
+    ------
+    ValueError : the matrix is not square or holds NaN, fewer than 2 items, or one group each is
+        not given.
+
+    Examples
+    --------
+    >>> pairing_rates(np.array([[0.9, 0.1, 0.5], [0.2, 0.3, 0.3], [0.1, 0.2, 0.8]]))
+    array([[1.  , 0.  , 0.5 ],
+           [0.  , 0.75, 0.75],
+           [0.  , 0.5 , 1.  ]])
+    """
+    from scipy.stats import rankdata
+
+    n = len(scores)
+    if scores.shape != (n, n) or n < 2:
+        raise ValueError(f"scores are {scores.shape}; 2-way needs n x n with at least 2 items")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN; a rank needs numbers")
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} items; give one each")
+    axis = 1 if vary == "truths" else 0
+    method = "average" if ties == "half" else "min"
+    if groups is None:
+        return (rankdata(scores, method=method, axis=axis) - 1) / (n - 1)
+    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    rates = np.full((n, n), np.nan)
+    for code in range(codes.max() + 1):
+        rows = np.flatnonzero(codes == code)
+        if len(rows) > 1:
+            block = np.ix_(rows, rows)
+            rates[block] = pairing_rates(scores[block], vary=vary, ties=ties)
+    return rates
+
+
 def similarities(
-    a: Float[np.ndarray, "n features"],
-    b: Float[np.ndarray, "m features"],
+    a: Shaped[np.ndarray, "n features"],
+    b: Shaped[np.ndarray, "m features"],
     *,
     similarity: Literal["correlation", "cosine"] = "correlation",
 ) -> Float[np.ndarray, "n m"]:
     """Return the correlation or cosine of every row of ``a`` with every row of ``b``.
 
+    The block of ``np.corrcoef`` of the stacked rows that is wanted, a quarter of its products,
+    in float64 over blocks of columns: nothing of the size of the input is copied.
+
     Raises
     ------
-    ValueError : a row is not finite, constant (correlation) or zero (cosine).
+    ValueError : a row is not finite, constant (correlation) or zero (cosine), or the number of
+        features differs.
     """
-    rows = [_unit_rows(x.astype(np.float64), similarity) for x in (a, b)]
-    return rows[0] @ rows[1].T
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"features of {a.shape[1]} and {b.shape[1]} numbers cannot be compared")
+    centres = [_centres(x, similarity) for x in (a, b)]
+    products = np.zeros((len(a), len(b)))
+    squares = [np.zeros(len(a)), np.zeros(len(b))]
+    for start in range(0, a.shape[1], COLUMNS):
+        blocks = []
+        for x, centre, square in zip((a, b), centres, squares, strict=True):
+            block = x[:, start : start + COLUMNS].astype(np.float64)
+            block -= centre[:, None]
+            square += np.einsum("ij,ij->i", block, block)
+            blocks.append(block)
+        products += blocks[0] @ blocks[1].T
+    lengths = [
+        _lengths(square, centre, a.shape[1], similarity)
+        for square, centre in zip(squares, centres, strict=True)
+    ]
+    products /= lengths[0][:, None]
+    products /= lengths[1]
+    return products
 
 
 def correlation_distance(
@@ -250,19 +331,31 @@ def correlation_distance(
     return 1.0 - (a * b).sum(axis=1)
 
 
-def _unit_rows(x: np.ndarray, similarity: str) -> np.ndarray:
-    if not np.isfinite(x).all():
+def _centres(x: np.ndarray, similarity: str) -> np.ndarray:
+    centres = x.mean(axis=1, dtype=np.float64)
+    if not np.isfinite(centres).all():
         raise ValueError("features hold NaN or infinity; similarity needs numbers")
-    scale = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
-    if similarity == "correlation":
-        x = x - x.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    flat = length[:, 0] <= 1e-12 * scale[:, 0] * np.sqrt(x.shape[1])  # rounding of the mean
+    return centres if similarity == "correlation" else np.zeros(len(x))
+
+
+def _lengths(
+    squares: np.ndarray, centres: np.ndarray, features: int, similarity: str
+) -> np.ndarray:
+    lengths = np.sqrt(squares)
+    # what is left of a constant row is the rounding of its mean
+    flat = lengths <= 1e-12 * np.sqrt(features) * np.abs(centres)
     if flat.any():
         what = "constant" if similarity == "correlation" else "zero"
         first = int(np.nonzero(flat)[0][0])
         raise ValueError(f"row {first} of the features is {what}; it has no {similarity}")
-    return x / length
+    return lengths
+
+
+def _unit_rows(x: np.ndarray, similarity: str) -> np.ndarray:
+    centres = _centres(x, similarity)
+    x = x - centres[:, None]
+    squares = np.einsum("ij,ij->i", x, x)
+    return x / _lengths(squares, centres, x.shape[1], similarity)[:, None]
 
 
 @lru_cache(maxsize=4096)

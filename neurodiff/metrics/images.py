@@ -1,11 +1,21 @@
-"""Likeness of two pictures: PSNR and SSIM. Pictures are uint8 RGB on white, one view each."""
+"""Likeness of two pictures: PSNR, SSIM by both of its published definitions, pixel correlation.
+
+Pictures are RGB, uint8; views of objects are on white. What brings two pictures to one size
+changes every number below, so it is a function of its own (``square``) with a named rule.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 SSIM_SIZE = 425  # pixels on a side, to which pictures are brought before SSIM
+SIGMA, RADIUS = 1.5, 5  # pixels, of the Gaussian windows
+GREY = np.array([0.2125, 0.7154, 0.0721])  # of scikit-image's rgb2gray
+Resize = Literal["bicubic", "bilinear", "bilinear float"]
 
 
 def on_white(picture: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -55,6 +65,74 @@ def ssim(
     return grey_ssim(_grey(a), _grey(b), columns_as_channels=columns_as_channels)
 
 
+def square(
+    picture: UInt8[np.ndarray, "h w 3"], size: int = SSIM_SIZE, *, rule: Resize = "bilinear"
+) -> Shaped[np.ndarray, "size size 3"]:
+    """Bring a picture to ``size`` x ``size``; the aspect is not kept and nothing is cut off.
+
+    Parameters
+    ----------
+    rule : "bicubic" is Pillow's default, by which Brain-Diffuser brings its reconstructions to
+        425 px; "bilinear" is the same on uint8; both low-pass before they shrink.
+        "bilinear float" does not round to whole grey levels, as MindEye's resizing of tensors.
+
+    Returns
+    -------
+    uint8 in 0..255, or, by "bilinear float", float32 in 0..1. A picture of that size is returned
+    as it is (by "bilinear float", divided by 255).
+    """
+    from PIL import Image
+
+    if rule == "bilinear float":
+        parts = [
+            Image.fromarray(picture[..., k].astype(np.float32) / 255).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+            for k in range(3)
+        ]
+        return np.stack([np.asarray(part) for part in parts], axis=2)
+    if picture.shape[:2] == (size, size):
+        return picture
+    how = Image.Resampling.BICUBIC if rule == "bicubic" else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(picture).resize((size, size), how))
+
+
+def grey(picture: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+    """Luminance of a picture in 0..1; uint8 is divided by 255, floats are taken as 0..1."""
+    light = picture.astype(np.float64) @ GREY
+    return light / 255 if picture.dtype == np.uint8 else light
+
+
+def pixcorr(a: Shaped[np.ndarray, "h w 3"], b: Shaped[np.ndarray, "h w 3"]) -> float:
+    """Pearson correlation over all pixels and channels of two pictures of one size, -1 to 1.
+
+    Raises
+    ------
+    ValueError : the sizes differ, a value is not finite, or a picture is of one colour value
+        (it has no correlation).
+
+    References
+    ----------
+    Ozcelik & VanRullen 2023, Scientific Reports 13: at 425 px, 541,875 values.
+
+    Examples
+    --------
+    >>> ramp = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> round(pixcorr(ramp, 200 - 3 * ramp), 12)
+    -1.0
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures of {a.shape} and {b.shape}; bring both to one size first")
+    x, y = (v.astype(np.float64).ravel() for v in (a, b))
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a picture holds NaN or infinity; a correlation needs numbers")
+    for which, values in (("first", x), ("second", y)):
+        if np.ptp(values) == 0:
+            raise ValueError(f"the {which} picture is one value throughout; it has no correlation")
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
 def grey_ssim(
     a: Float[np.ndarray, "h w"], b: Float[np.ndarray, "h w"], *, columns_as_channels: bool = False
 ) -> float:
@@ -73,11 +151,55 @@ def grey_ssim(
     return float(value)
 
 
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """A grey picture in 0..1 with Gaussian means of itself and of its square.
+
+    ``columns``: windows that run down each column of pixels; ``plane``: windows over the picture.
+    Each is (mean, mean of squares), (h, w).
+    """
+
+    grey: np.ndarray
+    columns: tuple[np.ndarray, np.ndarray]
+    plane: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, grey: Float[np.ndarray, "h w"]) -> Windows:
+        """What SSIM needs of one picture, to be compared with any number of others."""
+        down = (_smooth(grey, 0), _smooth(grey * grey, 0))
+        return cls(grey, down, (_smooth(down[0], 1), _smooth(down[1], 1)))
+
+
+def both_ssim(a: Windows, b: Windows) -> tuple[float, float]:
+    """``grey_ssim`` over the plane and by columns, about six times cheaper than two calls of it.
+
+    A Gaussian window over the plane is one down the columns and then one along the rows, so the
+    two definitions share their first half.
+    """
+    down = _smooth(a.grey * b.grey, 0)
+    rim = RADIUS  # windows that reach over the edge do not count
+    plane = _similarity(a.plane, b.plane, _smooth(down, 1))[rim:-rim, rim:-rim].mean()
+    return float(plane), float(_similarity(a.columns, b.columns, down)[rim:-rim].mean())
+
+
+def _smooth(x: np.ndarray, axis: int) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(x, SIGMA, axis, radius=RADIUS)
+
+
+def _similarity(a: tuple, b: tuple, product: np.ndarray) -> np.ndarray:
+    """Wang et al. 2004, eq. 13, with C1 = 0.01^2 and C2 = 0.03^2."""
+    (u, uu), (v, vv) = a, b
+    both, one, two = u * v, u * u, v * v
+    above = (2 * both + 1e-4) * (2 * (product - both) + 9e-4)
+    return above / ((one + two + 1e-4) * (uu - one + vv - two + 9e-4))
+
+
 def _grey(picture: np.ndarray) -> np.ndarray:
     """Luminance in 0..1 at 425 x 425, bilinear with antialiasing; (425, 425)."""
     from PIL import Image
 
     size = (SSIM_SIZE, SSIM_SIZE)
     coarse = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
-    weights = np.array([0.2125, 0.7154, 0.0721])  # of scikit-image's rgb2gray
-    return np.asarray(coarse, dtype=np.float64) @ weights / 255
+    return grey(np.asarray(coarse))
