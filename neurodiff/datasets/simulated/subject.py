@@ -22,7 +22,9 @@ case 0.03 (0.007).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,6 +127,7 @@ class PlantedSubject:
     amplitude: Float[np.ndarray, " vertices"]
     rho: float = MEASURED_LAG1
     fwhm_mm: float = MEASURED_FWHM_MM
+    tuning: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(TUNING))
 
     @property
     def informative(self) -> np.ndarray:
@@ -140,14 +143,17 @@ class PlantedSubject:
         signal = self.amplitude**2
         return signal / (signal + 1 / repeats)
 
-    def signal(self, features: StimulusFeatures) -> Float[np.ndarray, "stimuli vertices"]:
+    def signal(self, features: Any) -> Float[np.ndarray, "stimuli vertices"]:
         """Noise-free response amplitude of each stimulus."""
         total = sum(getattr(features, name) @ w for name, w in self.weights.items())
         return total * self.amplitude
 
     def areas_table(self) -> pd.DataFrame:
         """One row an area: what was planted."""
-        family_of = {area: family for family, areas in TUNING.items() for area in areas}
+        family_of: dict[str, str] = {}
+        for family, areas in self.tuning.items():
+            for area in areas:
+                family_of[area] = ", ".join(filter(None, (family_of.get(area), family)))
         beta, volume = self.noise_ceiling(), self.volume_ceiling()
         rows = [
             {
@@ -187,6 +193,42 @@ def plant_subject(
     ------
     UsageError : a share is outside its range, or there are fewer than two reference stimuli.
     """
+    return plant(
+        reference,
+        _object_weights,
+        tuning=TUNING,
+        subject=subject,
+        seed=seed,
+        median_ceiling=median_ceiling,
+        individual=individual,
+        fwhm_mm=fwhm_mm,
+        rho=rho,
+    )
+
+
+def plant(
+    reference: Any,
+    weights_of: Callable[[VisualCortex, str, int, Callable[[str, int], np.ndarray]], np.ndarray],
+    *,
+    tuning: Mapping[str, tuple[str, ...]],
+    subject: int = 1,
+    seed: int = 0,
+    median_ceiling: float = DEFAULT_CEILING,
+    individual: float = INDIVIDUAL,
+    fwhm_mm: float = MEASURED_FWHM_MM,
+    rho: float = MEASURED_LAG1,
+) -> PlantedSubject:
+    """A subject whose areas carry any families of features.
+
+    Parameters
+    ----------
+    reference : has an array (stimuli, d) under the name of each family, and a length.
+    weights_of : (cortex, family, d, draw) -> (d, vertices), scaled and masked here; ``draw(what,
+        rows)`` gives smooth maps of unit variance, partly shared between subjects.
+    tuning : family -> the areas that carry it.
+
+    The others, and errors, are those of `plant_subject`.
+    """
     if len(reference) < 2:
         raise UsageError(f"{len(reference)} reference stimuli; a signal's variance needs two")
     if not 0 < median_ceiling < 1:
@@ -208,14 +250,11 @@ def plant_subject(
         )
 
     weights, informative = {}, np.zeros(cortex.n_vertices, bool)
-    for family, areas in TUNING.items():
+    for family, areas in tuning.items():
         inside = np.any([cortex.areas[area] for area in areas], axis=0)
-        if family == "contrast":
-            w = _receptive_fields(cortex, areas, jitter=mixed("receptive field", 2))
-        else:
-            w = mixed(family, getattr(reference, family).shape[1])
-        w = np.where(inside, w, 0.0)
-        spread = (getattr(reference, family) @ w).std(axis=0)
+        values = getattr(reference, family)
+        w = np.where(inside, weights_of(cortex, family, values.shape[1], mixed), 0.0)
+        spread = (values @ w).std(axis=0)
         weights[family] = (w / np.where(spread > 0, spread, 1.0)).astype(np.float32)
         informative |= inside
     # log-normal spread around the stated median, so the median holds exactly in distribution
@@ -224,7 +263,7 @@ def plant_subject(
     snr *= median_ceiling / (1 - median_ceiling) / inside_median
     amplitude = np.where(informative, np.sqrt(snr * beta_variance(rho)), 0.0)
     return PlantedSubject(
-        subject, seed, cortex, weights, amplitude.astype(np.float32), rho, fwhm_mm
+        subject, seed, cortex, weights, amplitude.astype(np.float32), rho, fwhm_mm, dict(tuning)
     )
 
 
@@ -350,7 +389,15 @@ def _subset(rows: np.ndarray, most: int = 1000) -> np.ndarray:
     return rows[:: max(1, len(rows) // most)]
 
 
-def _receptive_fields(cortex: VisualCortex, areas, *, jitter: np.ndarray) -> np.ndarray:
+def _object_weights(cortex: VisualCortex, family: str, d: int, draw: Callable) -> np.ndarray:
+    if family == "contrast":
+        return receptive_fields(cortex, TUNING[family], jitter=draw("receptive field", 2))
+    return draw(family, d)
+
+
+def receptive_fields(
+    cortex: VisualCortex, areas: tuple[str, ...], *, jitter: np.ndarray
+) -> np.ndarray:
     """(64, vertices) Gaussian fields on the 8 x 8 contrast map: each area maps the visual field
     once along its flat-map axes, displaced smoothly by up to about one cell a subject."""
     centres = np.zeros((2, cortex.flat.shape[0]))
