@@ -212,7 +212,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds 'head.weight' .1 tensors .* another network"):
         find_image_networks(tmp_path)
     torch.save({k: v for k, v in whole.items() if k != "classifier.1.bias"}, path)
-    with pytest.raises(DataError, match="lacks 'classifier.1.bias'"):
+    with pytest.raises(DataError, match=r"lacks 'classifier\.1\.bias'"):
         find_image_networks(tmp_path)
     path.write_bytes(b"no weights")
     with pytest.raises(DataError):
@@ -257,5 +257,5 @@ def test_the_stand_in_is_found_and_named_as_one(tmp_path):
     assert (lite.name, lite.published) == ("EfficientNet-Lite0", False)
     assert "a stand-in" in networks.lines()[0]
     assert len(networks.missing) == 5
-    save_safetensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})  # not looked at
+    save_safetensors({"a": torch.zeros(1)}, tmp_path / "other.safetensors")  # not looked at
     assert len(find_image_networks(tmp_path).found) == 1

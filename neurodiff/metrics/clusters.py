@@ -57,7 +57,7 @@ def equal_clusters_rate(count: int) -> float:
 
 def kmeans_clusters(
     train: Shaped[np.ndarray, "train features"],
-    items: Shaped[np.ndarray, "items features"],
+    items: Shaped[np.ndarray, "items _"],
     count: int,
     *,
     seed: int = 0,
@@ -86,7 +86,7 @@ def kmeans_clusters(
 
 
 def cluster_accuracy(
-    predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " items"]
+    predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " _"]
 ) -> float:
     """Share of items whose reconstruction falls into the cluster of the truth."""
     if len(predicted) != len(true) or len(true) == 0:

@@ -287,7 +287,7 @@ def pairing_rates(
 
 def similarities(
     a: Shaped[np.ndarray, "n features"],
-    b: Shaped[np.ndarray, "m features"],
+    b: Shaped[np.ndarray, "m _"],
     *,
     similarity: Literal["correlation", "cosine"] = "correlation",
 ) -> Float[np.ndarray, "n m"]:
