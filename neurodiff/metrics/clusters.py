@@ -85,9 +85,7 @@ def kmeans_clusters(
     return found.predict(_rows(items)).astype(np.int64)
 
 
-def cluster_accuracy(
-    predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " _"]
-) -> float:
+def cluster_accuracy(predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " _"]) -> float:
     """Share of items whose reconstruction falls into the cluster of the truth."""
     if len(predicted) != len(true) or len(true) == 0:
         raise ValueError(f"{len(predicted)} predicted clusters for {len(true)} true ones")
