@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from neurodiff.analysis import image_evaluation
+from neurodiff.analysis import image_scorer
 from neurodiff.analysis.image_conditions import (
     CEILING,
     CHANCE,
@@ -43,7 +43,7 @@ class Corners:
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch):
-    monkeypatch.setattr(image_evaluation, "PIXELS", 48)
+    monkeypatch.setattr(image_scorer, "PIXELS", 48)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from neurodiff.analysis import image_evaluation, image_networks
+from neurodiff.analysis import image_networks, image_scorer
 from neurodiff.analysis.image_evaluation import ImageScorer, evaluate_images
 from neurodiff.analysis.image_networks import ImageNetworks, find_image_networks
 from neurodiff.analysis.image_protocols import (
@@ -31,7 +31,7 @@ PICTURES = {
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch):
-    monkeypatch.setattr(image_evaluation, "PIXELS", 48)
+    monkeypatch.setattr(image_scorer, "PIXELS", 48)
 
 
 class Corners:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from neurodiff.analysis import image_evaluation
+from neurodiff.analysis import image_scorer
 from neurodiff.analysis.image_conditions import image_conditions
 from neurodiff.analysis.image_evaluation import ImageScorer
 from neurodiff.analysis.image_protocols import published_images, read_image_card
@@ -56,7 +56,7 @@ def answers(share, seed=500):
 @pytest.fixture(scope="module")
 def conditions():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_evaluation, "PIXELS", 32)
+        patch.setattr(image_scorer, "PIXELS", 32)
         truth = Stimuli(pd.DataFrame({"id": IDS, "category": ["a", "b"] * 7}), None, PICTURES.get)
         train = [noise(k) for k in range(100, 120)]
         scorer = ImageScorer(truth, IDS, networks=[Corners()], train=train, permutations=20)

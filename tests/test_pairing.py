@@ -132,6 +132,32 @@ def test_a_decoder_of_clusters_only(count):
     assert clusters.cluster_accuracy(found, again) == 1
 
 
+def test_hits_of_clusters_leave_the_own_truth_out():
+    rng = np.random.default_rng(0)
+    true = rng.standard_normal((30, 40))  # no clusters at all
+    names = [str(k % 3) for k in range(30)]
+    among = similarities(true, true)
+    perfect = np.diagonal(clusters.cluster_hits(among, among, names))
+    assert perfect.mean() < 0.6  # near 1 if the own truth counted
+    centres = rng.standard_normal((3, 40))
+    near = centres[np.arange(30) % 3] + 0.1 * rng.standard_normal((30, 40))
+    hits = clusters.cluster_hits(similarities(near[::-1], near), similarities(near, near), names)
+    expected = np.equal.outer(np.arange(30)[::-1] % 3, np.arange(30) % 3)
+    np.testing.assert_array_equal(hits, expected.astype(float))
+    direct = near - near.mean(axis=1, keepdims=True)
+    direct /= np.linalg.norm(direct, axis=1, keepdims=True)
+    sums = np.stack(
+        [direct[[k for k in range(30) if k % 3 == c and k != 4]].sum(0) for c in range(3)]
+    )
+    nearest = (direct @ (sums / np.linalg.norm(sums, axis=1, keepdims=True)).T).argmax(axis=1)
+    own = clusters.cluster_hits(similarities(near, near), similarities(near, near), names)[:, 4]
+    np.testing.assert_array_equal(own == 1, nearest == 1)
+    alone = clusters.cluster_hits(np.eye(3), np.eye(3), ["a", "a", "b"])
+    assert np.isnan(alone[:, 2]).all()
+    with pytest.raises(ValueError, match="2 clusters for 3 items"):
+        clusters.cluster_hits(np.eye(3), np.eye(3), ["a", "b"])
+
+
 def test_bad_clusters():
     with pytest.raises(ValueError, match="9 clusters of 4 training rows"):
         clusters.kmeans_clusters(np.eye(4), np.eye(4), 9)

@@ -23,14 +23,17 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.figures import role_of
-from neurodiff.analysis.image_evaluation import ImageEvaluation, ImageScorer, as_uint8, features
 from neurodiff.analysis.image_protocols import image_quantity
+from neurodiff.analysis.image_scorer import ImageScorer, as_uint8, features
+from neurodiff.analysis.image_scores import ImageEvaluation
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.metrics.identification import similarities
 from neurodiff.metrics.statistics import way_to_ceiling
 
 if TYPE_CHECKING:
+    import PIL.Image
+
     from neurodiff.pipelines.pictures import Picture
 
 OURS, CEILING, CHANCE = "reconstruction", "ceiling: true features, same generator", "chance"
@@ -87,7 +90,7 @@ def image_conditions(
     UsageError : a name twice, an unknown role, or as ``ImageScorer.score``.
     """
     ways: dict[str, tuple[str, Sequence[Picture]]] = {label: ("ours", pictures)}
-    made = {**baselines(scorer, pictures)}
+    made: dict[str, tuple[str, Sequence[Picture]]] = {**baselines(scorer, pictures)}
     if ceiling is not None and len(ceiling):
         made[CEILING] = ("ceiling", ceiling)
     for name, (role, answers) in [*made.items(), *(others or {}).items()]:
@@ -146,8 +149,8 @@ def baselines(
     return made
 
 
-def mean_picture(pictures: Sequence) -> object:
-    """The mean of pictures, at the size of the first; a ``PIL.Image.Image``."""
+def mean_picture(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
+    """The mean of pictures, at the size of the first."""
     from PIL import Image
 
     size = pictures[0].size
@@ -179,7 +182,13 @@ def _with_shares(table: pd.DataFrame, found: dict[str, ImageEvaluation], seed: i
     """Add base, share, share_low, share_high and note, paired over the true pictures."""
     shares = []
     for row in table.to_dict("records"):
-        cells = {"base": "", "share": np.nan, "share_low": np.nan, "share_high": np.nan, "note": ""}
+        cells: dict = {
+            "base": "",
+            "share": np.nan,
+            "share_low": np.nan,
+            "share_high": np.nan,
+            "note": "",
+        }
         same = table[table["metric"] == row["metric"]]
         floors = same[(same["role"] == NO_BRAIN) & same["mean"].notna()]
         shown = row["role"] in ("ours", "strong baseline") and CEILING in found
