@@ -187,6 +187,9 @@ def test_bad_input_is_one_sentence():
         evaluate(answers(), permutations=1)
     with pytest.raises(UsageError, match="two networks have one name"):
         evaluate(answers(), networks=[Corners(), Corners()])
+    other = ImageNetworks((Corners(),), protocol="mindeye-2023")
+    with pytest.raises(UsageError, match="take pictures as mindeye-2023 does"):
+        evaluate(answers(), networks=other)
     scorer = ImageScorer(stimuli(), IDS[:5], networks=[Corners()])
     with pytest.raises(UsageError, match="'s08' is not among those prepared"):
         scorer.score(answers(ids=["s08"]))

@@ -245,6 +245,7 @@ def test_clip_comes_from_a_folder_of_its_published_sizes(tmp_path, monkeypatch):
     with torch.no_grad():
         expected = model(pixel_values=clip.prepare(image)).image_embeds
     np.testing.assert_allclose(clip(image), expected.numpy(), atol=1e-6)
+    assert list(find_image_networks(tmp_path).hashes()) == ["model.safetensors"]
     (tmp_path / "image_encoder" / "model.safetensors").unlink()
     with pytest.raises(DataError, match="has no complete CLIP"):
         find_image_networks(tmp_path)
@@ -257,5 +258,6 @@ def test_the_stand_in_is_found_and_named_as_one(tmp_path):
     assert (lite.name, lite.published) == ("EfficientNet-Lite0", False)
     assert "a stand-in" in networks.lines()[0]
     assert len(networks.missing) == 5
+    assert list(networks.hashes()) == ["efficientnet-lite0-x.pth"]
     save_safetensors({"a": torch.zeros(1)}, tmp_path / "other.safetensors")  # not looked at
     assert len(find_image_networks(tmp_path).found) == 1

@@ -69,6 +69,11 @@ class ImageScorer:
         if networks is None:
             networks = find_image_networks(protocol=protocol)
         known = networks if isinstance(networks, ImageNetworks) else ImageNetworks(tuple(networks))
+        if known.protocol not in (None, protocol):
+            raise UsageError(
+                f"the networks take pictures as {known.protocol} does, and the protocol is "
+                f"{protocol}; find them with protocol={protocol!r}"
+            )
         names = [one.name for one in known.found]
         if len(set(names)) < len(names):
             raise UsageError(f"two networks have one name among {names}; name them apart")
@@ -90,9 +95,11 @@ class ImageScorer:
         self.features = {one.name: features(one, pictures, progress) for one in self.networks}
         self.train: dict[str, np.ndarray] = {}
         self.train_pictures = [] if train is None else list(train)
-        if self.train_pictures:
+        if self.train_pictures and self.networks:
+            # of one network: those of all would be gigabytes for a whole training set
+            judge = next(one for one in self.networks if one.name == self.judge)
             arrays = [as_uint8(image) for image in self.train_pictures]
-            self.train = {one.name: features(one, arrays, progress) for one in self.networks}
+            self.train = {judge.name: features(judge, arrays, progress)}
         self.cluster = self._clusters()
 
     def score(self, pictures: Sequence[Picture]) -> ImageEvaluation:
@@ -215,17 +222,17 @@ class ImageScorer:
         labels = [column(metric, name) for metric in (TWO_WAY, BACK, *inside, DISTANCE)]
         for label in labels:
             table[label] = np.nan
-        if self.train:
+        if name in self.train:
             near = column(NEAREST, name)
             table[near] = np.nan
-            nearest = _alike(true, self.train[name], name).max(axis=1)
+            nearest = alike(true, self.train[name], name).max(axis=1)
             place = [self.place[s] for s in table["stimulus"].iloc[scored]]
             table.iloc[scored, table.columns.get_loc(near)] = nearest[place]
-        among = _alike(true, true, name) if self.cluster else None
+        among = alike(true, true, name) if self.cluster else None
         if self.cluster and "cluster only" not in table:
             table["cluster only"] = np.nan
         for subject, rows, truths, key in groups:
-            scores = _alike(made[rows], true[truths], name)
+            scores = alike(made[rows], true[truths], name)
             values = {column(DISTANCE, name): 1 - scores}
             clusters = [self.cluster[list(self.place)[t]] for t in truths] if self.cluster else None
             if len(rows) > 1:
@@ -321,7 +328,13 @@ def features(
     return np.stack([rows[row] for row in which]) if which else np.zeros((0, 1), np.float32)
 
 
-def _alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
+def alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
+    """Correlations of rows of a network.
+
+    Raises
+    ------
+    DataError : a row has none; names the network.
+    """
     try:
         return similarities(made, true)
     except ValueError as error:
