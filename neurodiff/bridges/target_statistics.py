@@ -139,9 +139,11 @@ def head_statistics(
         spread = Multiplier(upper, dtype, factor.device, upper=True)
         del operator, upper
     for place in targets.slices(block):
-        Y, mean[place] = centred_block(targets, place, dtype)
         if standardise == "none":
+            values = targets.block(place.start, place.stop, dtype)
+            mean[place] = column_means(values, place.start)
             continue
+        Y, mean[place] = centred_block(targets, place, dtype)
         std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
         refuse_constant(std[place], mean[place], place.start, dtype)
         if standardise == "loo":
