@@ -19,7 +19,7 @@ Ozcelik & VanRullen 2023, Scientific Reports 13 (Brain-Diffuser).
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -129,6 +129,17 @@ class VDVAESize:
         if count is not None and not 0 <= count <= len(blocks):
             raise UsageError(f"{count} latents asked for; this VDVAE has {len(blocks)}")
         return [(self.zdim, r, r) for r, _ in blocks[:count]]
+
+    def differences(self) -> list[str]:
+        """What is not of the published size, one sentence each."""
+        pairs = [(f.name.replace("_", " "), getattr(self, f.name), f.default) for f in fields(self)]
+        return [
+            f"{name} {ours} (published {theirs})" for name, ours, theirs in pairs if ours != theirs
+        ]
+
+    def summary(self) -> str:
+        """:meth:`differences` in one line."""
+        return "; ".join(self.differences())
 
     @staticmethod
     def _blocks(text: str, letter: str) -> list[tuple[int, int | None]]:
