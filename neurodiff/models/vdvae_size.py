@@ -15,7 +15,7 @@ Shape3 = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class VDVAESize:
-    """Sizes of a `neurodiff.models.vdvae.VDVAE`; the defaults are the published ones (ImageNet, 64 pixels).
+    """Sizes of a `neurodiff.models.vdvae.VDVAE`; the defaults are published (ImageNet, 64 px).
 
     enc_blocks, dec_blocks : blocks from the picture down, and from the coarsest latent up, in the
     published notation: ``16x9`` nine blocks at 16 pixels, ``16d2`` one that halves its output,
