@@ -205,7 +205,7 @@ class EfficientNetTokens:
             )
         mean = raw.mean(axis=0)
         values, vectors = np.linalg.eigh((raw - mean).T @ (raw - mean))
-        if values[-self.width] <= 1e-10 * max(values[-1], 1e-6 * len(raw)):
+        if values[-self.width] <= 1e-10 * values[-1]:
             raise DataError(
                 f"the tokens of {len(images)} pictures vary along fewer than {self.width} axes; "
                 "give pictures that differ, or a smaller width"
