@@ -175,7 +175,7 @@ def test_weights_come_from_a_file_or_a_package(network, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = EfficientNetTokens.from_package("some_weights_package", grid=1, width=2)
     np.testing.assert_allclose(
-        found.fit(pictures(2))._raw(pictures(1), 1),
+        found.fit(pictures(4))._raw(pictures(1), 1),
         EfficientNetTokens(network, grid=1)._raw(pictures(1), 1),
         atol=1e-6,
     )

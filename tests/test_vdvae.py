@@ -192,6 +192,21 @@ def test_given_latents_and_prior_equal_the_published_code(injected):
     assert ends == wanted["first8"] + wanted["last8"]
 
 
+@torch.no_grad()
+def test_float32_stays_within_the_stated_distance(monkeypatch):
+    case = Golden("vdvae.small", 1e-5)
+    monkeypatch.setattr(vdvae, "draw_normal", lambda like, g: case.noise(like, g).to(like))
+    model = case.model.float()
+    case.check(flatten_latents(model.encode(case.x.float(), count=case.count)), "flat_first5")
+    case.draws = 0
+    given = [z.float() for z in case.manual()]
+    case.check(model.features(given), "manual_latents_px_z")
+    case.draws = 0
+    levels = model.decode(given, pixels="mode").flatten()
+    wanted = case.out["dmol_mode_uint8"]
+    assert abs(int(levels.sum(dtype=torch.int64)) - wanted["sum"]) <= 1e-3 * levels.numel()
+
+
 def test_an_items_noise_is_its_own_in_any_batch(tiny):
     x = torch.randn(3, 8, 8, 3, generator=generators(9)[0])
     whole = flatten_latents(tiny.encode(x, generators(1, 2, 3)))
