@@ -85,8 +85,8 @@ class VersatileDiffusionGenerator:
         and normalised like any other.  Their count is the count that this generator reads.
     settings : of the weights.
 
-    The networks are put into evaluation mode; they stay where they are and in the type they have; the trajectory is float32 even for a
-    network in half precision (float64 for one in float64).
+    The networks are put into evaluation mode, and stay on their device and in their type.  The
+    trajectory is float32 even for a network in half precision (float64 for one in float64).
 
     Raises
     ------
