@@ -85,8 +85,8 @@ class VersatileDiffusionGenerator:
         and normalised like any other.  Their count is the count that this generator reads.
     settings : of the weights.
 
-    The networks are put into evaluation mode; they stay where they are and in the type they have; the trajectory is float32 even for a
-    network in half precision (float64 for one in float64).
+    The networks are put into evaluation mode, and stay on their device and in their type.  The
+    trajectory is float32 even for a network in half precision (float64 for one in float64).
 
     Raises
     ------
@@ -217,16 +217,8 @@ class VersatileDiffusionGenerator:
         self, images: Sequence[PIL.Image.Image], generators: Sequence[torch.Generator]
     ) -> Tensor:
         """RGB pictures to latents (n, c, h, w) in the units of the path."""
-        given = pixels(images).to(self._of(self.vae))
-
-        def posterior(x: Tensor) -> Tensor:
-            found = self.vae.encode(x).latent_dist
-            mean, std = found.mean.to(self._trajectory), found.std.to(self._trajectory)
-            if self.settings.encode == "mode":
-                return mean
-            return mean + std * item_noise(generators)(0, mean)
-
-        return self._latents(posterior).encode(given).to(self._of(self.unet).device)
+        z = self._latents(generators).encode(pixels(images).to(self._of(self.vae)))
+        return z.to(self._of(self.unet).device)
 
     @torch.no_grad()
     def denoise(
@@ -257,19 +249,26 @@ class VersatileDiffusionGenerator:
         ------
         DataError : NaN or infinity came out.
         """
-        like = self._of(self.vae)
-
-        def decoder(z: Tensor) -> list[PIL.Image.Image]:
-            return pictures(self.vae.decode(z.to(like)).sample)
-
-        return self._latents(lambda x: x, decoder).decode(latents)
+        return pictures(self._latents().decode(latents))
 
     @property
     def _trajectory(self) -> torch.dtype:
         return torch.promote_types(self._of(self.unet).dtype, torch.float32)
 
-    def _latents(self, encoder: Any, decoder: Any = None) -> Latents:
-        return Latents(encoder, decoder, std=1 / self.settings.latent_scale)
+    def _latents(self, generators: Sequence[torch.Generator] = ()) -> Latents:
+        """The autoencoder in the units of the path."""
+
+        def posterior(x: Tensor) -> Tensor:
+            found = self.vae.encode(x).latent_dist
+            mean, std = found.mean.to(self._trajectory), found.std.to(self._trajectory)
+            if self.settings.encode == "mode":
+                return mean
+            return mean + std * item_noise(generators)(0, mean)
+
+        def decoder(z: Tensor) -> Tensor:
+            return self.vae.decode(z.to(self._of(self.vae))).sample
+
+        return Latents(posterior, decoder, std=1 / self.settings.latent_scale)
 
     @staticmethod
     def _of(network: nn.Module) -> Tensor:
