@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ CLIP_SIZES = {
     "projection_dim": 768,
 }
 SWAV_HEADS = ("projection_head.", "prototypes.")  # of training; pooled activations do not need them
-Make = Callable[[Path], Sequence[ImageNetwork]]
+Make = Callable[[Path], Sequence[FeatureExtractor]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _known(rules: ImageProtocol) -> list[tuple[str, tuple[str, ...], str, Make]]
             f"EfficientNet-B1 {weights}",
             (pattern,),
             torchvision.format("efficientnet_b1", weights),
-            lambda file, name=f"EfficientNet-B1 {weights}": _efficientnet(file, name, rules),
+            partial(_efficientnet, name=f"EfficientNet-B1 {weights}", rules=rules),
         )
         for weights, pattern in (
             ("V1", "efficientnet_b1_rwightman*.pth"),
@@ -111,13 +112,13 @@ def _known(rules: ImageProtocol) -> list[tuple[str, tuple[str, ...], str, Make]]
             "AlexNet",
             ("alexnet*.pth",),
             torchvision.format("alexnet", "V1"),
-            lambda file: _alexnet(file, rules),
+            partial(_alexnet, rules=rules),
         ),
         (
             "Inception v3",
             ("inception_v3*.pth",),
             torchvision.format("inception_v3", "V1"),
-            lambda file: _inception(file, rules),
+            partial(_inception, rules=rules),
         ),
         (
             "CLIP ViT-L/14",
@@ -164,7 +165,7 @@ def _alexnet(file: Path, rules: ImageProtocol) -> list[ImageNetwork]:
 
     network = _module(AlexNet(), file)
     return [
-        ImageNetwork(name, True, lambda x, last=last: network.activations(x, last), rules.alexnet)
+        ImageNetwork(name, True, partial(network.activations, last=last), rules.alexnet)
         for name, last in (("AlexNet(2)", SECOND), ("AlexNet(5)", FIFTH))
     ]
 

@@ -31,6 +31,7 @@ from neurodiff.core.errors import UsageError, suggest
 from neurodiff.metrics.images import Resize
 
 TWO_WAY, BACK, WITHIN = "2-way", "2-way, reconstructions vary", "2-way within"
+CLUSTER_HIT = "cluster hit"
 DISTANCE, NEAREST = "distance", "nearest train"
 SSIM_2D, SSIM_COLUMNS = "SSIM 2d", "SSIM columns"
 
@@ -131,6 +132,13 @@ IMAGE_QUANTITIES = {
         chance=0.5,
         description="2-way among true pictures of the same cluster: what is left once the cluster "
         "is known",
+    ),
+    CLUSTER_HIT: Quantity(
+        unit="",
+        higher_is_better=True,
+        chance=None,
+        description="the reconstruction is nearest to the centre of its own cluster of true "
+        "pictures, its own truth left out",
     ),
     DISTANCE: Quantity(
         unit="",
@@ -339,6 +347,7 @@ def _label(row: PublishedImages) -> str:
 
 __all__ = [
     "BACK",
+    "CLUSTER_HIT",
     "DISTANCE",
     "IMAGE_PROTOCOLS",
     "IMAGE_QUANTITIES",

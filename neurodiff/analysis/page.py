@@ -17,7 +17,7 @@ from PIL import Image
 from neurodiff.analysis import figures, viewer
 
 if TYPE_CHECKING:
-    from neurodiff.analysis.report import Pair, ReportData
+    from neurodiff.analysis.report import Pair, PictureGrid, ReportData
 
 STATISTICS = ("mean", "median", "low", "high", "n")
 WHY = {
@@ -217,6 +217,30 @@ def pair_numbers(pair: Pair) -> dict[str, Any]:
         "truth": size(pair.truth),
         "reconstruction": size(pair.reconstruction),
         "extra": {name: size(mesh) for name, mesh in pair.extra.items()},
+    }
+
+
+def grid_view(grid: PictureGrid) -> dict[str, Any]:
+    """Pictures of a grid as data addresses; ValueError where an item lacks a picture's place."""
+    items = []
+    for label, pictures, words in grid.items:
+        if len(pictures) != len(grid.names):
+            raise ValueError(f"{label} has {len(pictures)} pictures for the names {grid.names}")
+        stills = [
+            {"name": name, "uri": None if image is None else viewer.thumbnail_uri(image)}
+            for name, image in zip(grid.names, pictures, strict=True)
+        ]
+        items.append({"label": label, "stills": stills, "words": words})
+    return {"title": grid.title, "why": grid.why, "names": list(grid.names), "items": items}
+
+
+def grid_numbers(grid: PictureGrid) -> dict[str, Any]:
+    """Which items a grid shows, without the pictures."""
+    return {
+        "title": grid.title,
+        "why": grid.why,
+        "names": list(grid.names),
+        "items": [{"label": label, "words": words} for label, _, words in grid.items],
     }
 
 

@@ -47,6 +47,21 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureGrid:
+    """Rows of small pictures: what was shown, and beside it what was reconstructed.
+
+    ``title`` says which items these are and ``why`` how they were chosen; ``names`` are the
+    pictures of an item, in order; ``items`` are (label, pictures, words), where a picture that is
+    None is shown as missing.
+    """
+
+    title: str
+    why: str
+    names: Sequence[str]
+    items: Sequence[tuple[str, Sequence[Image.Image | None], str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything one page shows; only ``title`` and ``simulated`` have no default.
 
@@ -63,7 +78,9 @@ class ReportData:
         description; their order is the order on the page.
     factor_table : index = planted factor, columns = conditions; held-out correlations.
     curve : columns level, condition, metric, value, low, high; ``curve_level`` names the level
-        and its unit, ``curve_default`` marks the one that the rest of the page uses.
+        and its unit, ``curve_default`` marks the one that the rest of the page uses, and
+        ``curve_title`` and ``curve_lead`` are the words above it.
+    grids : pictures of many items; ``about`` says what the page scores: "object" or "picture".
     pairs : held-out objects; ``plumbing`` : items of real recordings, claimed to be nothing
         but a check that real files pass through the chain.
     tables : (title, table, note) for anything else.
@@ -82,6 +99,10 @@ class ReportData:
     curve: pd.DataFrame | None = None
     curve_level: str = "median single-trial noise ceiling"
     curve_default: float | None = None
+    curve_title: str = "Noise levels"
+    curve_lead: str = "The same chain at several levels of noise."
+    grids: Sequence[PictureGrid] = ()
+    about: str = "object"
     pairs: Sequence[Pair] = ()
     tables: Sequence[tuple[str, pd.DataFrame, str]] = ()
     notes: Sequence[str] = ()
@@ -127,6 +148,7 @@ class Report:
                 "default": data.curve_default,
                 "rows": curve.to_dict("records"),
             },
+            "grids": [page.grid_numbers(grid) for grid in data.grids],
             "pairs": [page.pair_numbers(pair) for pair in page.ordered(data.pairs)],
             "tables": [
                 {"title": title, "note": note, **page.table_numbers(table)}
@@ -214,6 +236,7 @@ class Report:
             "panels": [page.score_panel(m, rows) for m in page.metric_rows(data.metrics) if rows],
             "groups": page.card_groups(cards),
             "plumbing": checks,
+            "grids": [page.grid_view(grid) for grid in data.grids],
             "factors": page.factor_rows(data.factor_table, {name: role for name, role, _ in rows}),
             "curves": page.curve_panels(data, {name: role for name, role, _ in rows}),
             "tables": [

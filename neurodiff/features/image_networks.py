@@ -29,8 +29,11 @@ LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 class FeatureExtractor(Protocol):
     """What scoring asks of a network. ``published``: the published tables were made with it."""
 
-    name: str
-    published: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def published(self) -> bool: ...
 
     def __call__(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]: ...
 

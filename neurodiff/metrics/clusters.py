@@ -57,7 +57,7 @@ def equal_clusters_rate(count: int) -> float:
 
 def kmeans_clusters(
     train: Shaped[np.ndarray, "train features"],
-    items: Shaped[np.ndarray, "items features"],
+    items: Shaped[np.ndarray, "items _"],
     count: int,
     *,
     seed: int = 0,
@@ -85,9 +85,54 @@ def kmeans_clusters(
     return found.predict(_rows(items)).astype(np.int64)
 
 
-def cluster_accuracy(
-    predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " items"]
-) -> float:
+def cluster_hits(
+    scores: Float[np.ndarray, "items items"],
+    among: Float[np.ndarray, "items items"],
+    clusters: Sequence[str],
+) -> Float[np.ndarray, "items items"]:
+    """Whether reconstruction j is nearest to the cluster of picture i, were that its truth.
+
+    Nearest in direction to the sum of a cluster's true pictures, of which picture i is left out:
+    otherwise a reconstruction of its truth alone would count as knowledge of the cluster.
+
+    Parameters
+    ----------
+    scores : correlation of reconstruction j and true picture i.
+    among : correlation of the true pictures with each other.
+    clusters : one a picture.
+
+    Returns
+    -------
+    1 for a hit, one half for a tie with another cluster, 0; NaN for pictures whose cluster has no
+    other member. The diagonal is the accuracy of the items.
+
+    Raises
+    ------
+    ValueError : not one cluster an item.
+    """
+    if len(clusters) != len(scores):
+        raise ValueError(f"{len(clusters)} clusters for {len(scores)} items; give one each")
+    codes = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1]
+    member = np.eye(codes.max() + 1)[codes]  # (items, clusters)
+    along = scores @ member
+    from_item = among @ member
+    squares = np.einsum("ic,ic->c", member, from_item)  # squared length of each sum
+    alike = along / np.sqrt(np.maximum(squares, 1e-24))
+    own = from_item[np.arange(len(codes)), codes]
+    left = np.sqrt(np.maximum(squares[codes] - 2 * own + 1, 1e-24))  # without picture i
+    right = (along[:, codes] - scores) / left
+    hits = np.full(scores.shape, np.nan)
+    for code in range(member.shape[1]):
+        columns = np.flatnonzero(codes == code)
+        if len(columns) < 2:
+            continue
+        rest = np.delete(alike, code, axis=1).max(axis=1, initial=-np.inf)[:, None]
+        gap = np.round(right[:, columns] - rest, 12)
+        hits[:, columns] = np.where(gap > 0, 1.0, np.where(gap == 0, 0.5, 0.0))
+    return hits
+
+
+def cluster_accuracy(predicted: Int[np.ndarray, " items"], true: Int[np.ndarray, " _"]) -> float:
     """Share of items whose reconstruction falls into the cluster of the truth."""
     if len(predicted) != len(true) or len(true) == 0:
         raise ValueError(f"{len(predicted)} predicted clusters for {len(true)} true ones")

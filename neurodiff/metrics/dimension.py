@@ -46,7 +46,7 @@ def participation_ratio(x: Shaped[np.ndarray, "items features"]) -> float:
 
 def variance_captured(
     predictions: Shaped[np.ndarray, "items features"],
-    train: Shaped[np.ndarray, "train features"],
+    train: Shaped[np.ndarray, "train _"],
     ranks: Sequence[int] = RANKS,
 ) -> Float[np.ndarray, " ranks"]:
     """Share of the predictions' variance that lies in the first principal axes of the training set.

@@ -287,14 +287,15 @@ def pairing_rates(
 
 def similarities(
     a: Shaped[np.ndarray, "n features"],
-    b: Shaped[np.ndarray, "m features"],
+    b: Shaped[np.ndarray, "m _"],
     *,
     similarity: Literal["correlation", "cosine"] = "correlation",
 ) -> Float[np.ndarray, "n m"]:
     """Return the correlation or cosine of every row of ``a`` with every row of ``b``.
 
     The block of ``np.corrcoef`` of the stacked rows that is wanted, a quarter of its products,
-    in float64 over blocks of columns: nothing of the size of the input is copied.
+    in float64 over blocks of columns: nothing of the size of the input is copied. Rounded to 12
+    decimals, so that equal rows tie.
 
     Raises
     ------
@@ -320,7 +321,8 @@ def similarities(
     ]
     products /= lengths[0][:, None]
     products /= lengths[1]
-    return products
+    # equal rows are a tie, wherever the matrix product rounded them
+    return np.round(products, 12)
 
 
 def correlation_distance(

@@ -103,7 +103,7 @@ def grey(picture: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
     return light / 255 if picture.dtype == np.uint8 else light
 
 
-def pixcorr(a: Shaped[np.ndarray, "h w 3"], b: Shaped[np.ndarray, "h w 3"]) -> float:
+def pixcorr(a: Shaped[np.ndarray, "h w 3"], b: Shaped[np.ndarray, "_ _ 3"]) -> float:
     """Pearson correlation over all pixels and channels of two pictures of one size, -1 to 1.
 
     Raises

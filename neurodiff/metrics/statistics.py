@@ -82,7 +82,7 @@ def bootstrap_interval(
 
 
 def pairing_null(
-    values: Float[np.ndarray, "items items"],
+    values: Float[np.ndarray, "items _"],
     n: int = 1000,
     seed: int = 0,
     *,
