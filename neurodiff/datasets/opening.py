@@ -21,6 +21,7 @@ from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
+from neurodiff.datasets.nsd import NSD
 from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
@@ -32,6 +33,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_shape_glmsingle": GLMsingleShape.open,
     "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
+    "nsd": NSD.open,
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
@@ -41,6 +43,7 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape_glmsingle": GLMsingleShape.check,
     "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
+    "nsd": NSD.check,
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
