@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=37)
     parser.add_argument("--voxels", type=int, default=VOXELS, help="inside the mask")
     parser.add_argument("--kind", choices=("nifti", "hdf5"), default="nifti")
-    parser.add_argument("--plain-sessions", type=int, default=2, help="of the plain way; 0 for none")
+    parser.add_argument("--plain-sessions", type=int, default=2, help="read the plain way, or 0")
     parser.add_argument("--folder", type=Path, help="where the files go, and stay")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -14,6 +14,7 @@ from neurodiff.core.config import find_shared, load
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.brain_diffuser_files import check_prepared_npy, open_prepared_npy
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
@@ -34,6 +35,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
     "nsd": NSD.open,
+    "brain_diffuser_npy": open_prepared_npy,
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
@@ -44,6 +46,7 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
     "nsd": NSD.check,
+    "brain_diffuser_npy": check_prepared_npy,
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
