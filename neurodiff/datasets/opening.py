@@ -14,6 +14,7 @@ from neurodiff.core.config import find_shared, load
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.algonauts2023 import Algonauts2023
 from neurodiff.datasets.brain_diffuser_files import check_prepared_npy, open_prepared_npy
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
@@ -23,6 +24,8 @@ from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
 from neurodiff.datasets.nsd import NSD
+from neurodiff.datasets.nsd_imagery import NSDImagery
+from neurodiff.datasets.nsd_synthetic import NSDSynthetic
 from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
@@ -35,7 +38,10 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
     "nsd": NSD.open,
+    "nsd_imagery": NSDImagery.open,
+    "nsd_synthetic": NSDSynthetic.open,
     "brain_diffuser_npy": open_prepared_npy,
+    "algonauts2023": Algonauts2023.open,
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
@@ -46,7 +52,10 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
     "nsd": NSD.check,
+    "nsd_imagery": NSDImagery.check,
+    "nsd_synthetic": NSDSynthetic.check,
     "brain_diffuser_npy": check_prepared_npy,
+    "algonauts2023": Algonauts2023.check,
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
