@@ -15,7 +15,7 @@ seen is CONDITION, not CUE.
 
 References
 ----------
-Kneeland et al. 2025 (NSD-Imagery) and the NSD data manual, "Functional data (nsdimagery)".
+Kneeland et al. 2025, CVPR, and the NSD data manual, "Functional data (nsdimagery)".
 """
 
 from __future__ import annotations

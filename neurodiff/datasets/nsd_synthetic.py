@@ -13,7 +13,7 @@ trials of each run a picture is shown twice in a row.  The last 64 pictures are 
 
 References
 ----------
-Gifford et al. 2024/2025 (NSD-synthetic) and the NSD data manual, "Functional data (nsdsynthetic)".
+Gifford et al. 2025, arXiv 2503.06286, and the NSD data manual, "Functional data (nsdsynthetic)".
 """
 
 from __future__ import annotations

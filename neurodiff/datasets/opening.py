@@ -21,6 +21,7 @@ from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
 from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
+from neurodiff.datasets.god import GOD
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
 from neurodiff.datasets.nsd import NSD
@@ -42,6 +43,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "nsd_synthetic": NSDSynthetic.open,
     "brain_diffuser_npy": open_prepared_npy,
     "algonauts2023": Algonauts2023.open,
+    "god": GOD.open,
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
@@ -56,6 +58,7 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "nsd_synthetic": NSDSynthetic.check,
     "brain_diffuser_npy": check_prepared_npy,
     "algonauts2023": Algonauts2023.check,
+    "god": GOD.check,
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
@@ -95,11 +98,15 @@ def open_dataset(
     Parameters
     ----------
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
-        ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a card's name or a card's path.
+        ``"nsd"``, ``"nsd_imagery"``, ``"nsd_synthetic"``, ``"brain_diffuser_npy"``,
+        ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a
+        card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"`` every subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
-        `Haxby2001.open`, `open_manifest`, `open_prepared` and `open_simulated`.
+        `Haxby2001.open`, `NSD.open`, `NSDImagery.open`, `NSDSynthetic.open`,
+        `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared` and
+        `open_simulated`.
 
     Raises
     ------
