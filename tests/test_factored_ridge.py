@@ -150,6 +150,15 @@ def test_targets_on_disk_equal_targets_in_memory(problem, tmp_path, kind):
     np.testing.assert_allclose(stored.predict(new), whole.predict(new), rtol=1e-9)
 
 
+@pytest.mark.parametrize("offset", [1e-3, 1.0, 1e3])
+def test_float32_bears_targets_far_from_zero(problem, offset):
+    X, Y, new = problem
+    far = (Y + offset * Y.std()).astype(np.float32)
+    single = FactoredRidge([1.0], dtype="float32").fit(X, far).predict(new)
+    double = FactoredRidge([1.0]).fit(X, far.astype(np.float64)).predict(new)
+    assert np.abs(single - double).max() < 2e-6 * np.abs(far).max()
+
+
 def test_one_trial_is_predicted_as_among_others(problem):
     X, Y, new = problem
     model = FactoredRidge([0.5, 1.0]).fit(X, Y)

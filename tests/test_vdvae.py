@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from neurodiff.core.errors import UsageError
+from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.models import vdvae, vdvae_pictures
 from neurodiff.models.logistic_mixture import LogisticMixture, to_levels
 from neurodiff.models.vdvae import (
@@ -20,6 +20,8 @@ from neurodiff.models.vdvae import (
     flatten_latents,
     unflatten_latents,
 )
+from neurodiff.models.vdvae_weights import FILE, load_vdvae
+from neurodiff.models.weights import load_encoder, load_mind3d
 
 _SPEC = importlib.util.spec_from_file_location(
     "golden_recipe", Path(__file__).parent / "golden" / "recipe.py"
@@ -188,6 +190,21 @@ def test_given_latents_and_prior_equal_the_published_code(injected):
     assert abs(int(levels.sum(dtype=torch.int64)) - wanted["sum"]) <= 1e-3 * levels.numel()
     ends = [*levels.flatten()[:8].tolist(), *levels.flatten()[-8:].tolist()]
     assert ends == wanted["first8"] + wanted["last8"]
+
+
+@torch.no_grad()
+def test_float32_stays_within_the_stated_distance(monkeypatch):
+    case = Golden("vdvae.small", 1e-5)
+    monkeypatch.setattr(vdvae, "draw_normal", lambda like, g: case.noise(like, g).to(like))
+    model = case.model.float()
+    case.check(flatten_latents(model.encode(case.x.float(), count=case.count)), "flat_first5")
+    case.draws = 0
+    given = [z.float() for z in case.manual()]
+    case.check(model.features(given), "manual_latents_px_z")
+    case.draws = 0
+    levels = model.decode(given, pixels="mode").flatten()
+    wanted = case.out["dmol_mode_uint8"]
+    assert abs(int(levels.sum(dtype=torch.int64)) - wanted["sum"]) <= 1e-3 * levels.numel()
 
 
 def test_an_items_noise_is_its_own_in_any_batch(tiny):
@@ -377,3 +394,65 @@ def _decode_oddly(model):
         model.decode(model.encode(torch.zeros(1, 8, 8, 3), sample=False), pixels="median")
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+WIDTH_16 = VDVAESize(width=16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The published blocks at width 16, as they come from parallel training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = VDVAE(WIDTH_16).state_dict()
+    path = tmp_path_factory.mktemp("weights") / FILE
+    torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, path)
+    return path, weights
+
+
+def test_published_file_loads_by_name(checkpoint):
+    path, weights = checkpoint
+    model = load_vdvae(path, any_size=True)
+    assert model.size == WIDTH_16
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    assert not model.training
+    with pytest.raises(DataError, match=r"another size.*width 16 \(published 512\)"):
+        load_vdvae(path)
+
+
+def test_weights_check_knows_the_vdvae(checkpoint):
+    from neurodiff.analysis.published import check_weights, expected_table
+
+    path, _ = checkpoint
+    table, problem = check_weights(path, any_size=True)
+    assert not problem
+    assert "layout V (VDVAE of Brain-Diffuser), 2,482 tensors" in table
+    assert "all that is needed is there" in table
+    assert "width 16 (published 512)" in check_weights(path)[1]
+    assert "125,005,860" in expected_table()
+
+
+def test_broken_and_foreign_files_are_refused(checkpoint, tmp_path):
+    _, weights = checkpoint
+    lacking = dict(weights)
+    del lacking["decoder.dec_blocks.40.z_proj.bias"]
+    torch.save(lacking, tmp_path / "lacking.th")
+    with pytest.raises(DataError, match=r"1 missing: decoder\.dec_blocks\.40\.z_proj\.bias"):
+        load_vdvae(tmp_path / "lacking.th", any_size=True)
+    other = dict(weights) | {"decoder.gain": torch.ones(1, 3, 1, 1)}
+    torch.save(other, tmp_path / "other.th")
+    with pytest.raises(DataError, match=r"other shape: decoder\.gain \(1, 3, 1, 1\)"):
+        load_vdvae(tmp_path / "other.th", any_size=True)
+    with pytest.raises(UsageError, match=r"layout V .*no part of MinD-3D"):
+        load_mind3d(checkpoint[0])
+    with pytest.raises(UsageError, match="no fMRI encoder"):
+        load_encoder(checkpoint[0])
+    torch.save({"feat.stn.conv1.weight": torch.zeros(64, 3, 1)}, tmp_path / "pointnet.pth")
+    with pytest.raises(UsageError, match=r"layout F .*no VDVAE"):
+        load_vdvae(tmp_path / "pointnet.pth")
+    (tmp_path / "cut.th").write_bytes(checkpoint[0].read_bytes()[:5000])
+    with pytest.raises(DataError, match="not a complete weights file"):
+        load_vdvae(tmp_path / "cut.th")
+    with pytest.raises(MissingDataError):
+        load_vdvae(tmp_path / "none.th")

@@ -74,8 +74,9 @@ def check_weights(path: Path, *, any_size: bool = False, full: bool = False) -> 
 
 
 def expected_table() -> str:
-    """Names and parameters of the published model by part, counted without memory."""
+    """Names and parameters of the published models by part, counted without memory."""
     from neurodiff.models.published_sizes import MinD3DSizes, expected_shapes, meta_modules
+    from neurodiff.models.vdvae_weights import vdvae_table
 
     shapes = expected_shapes(MinD3DSizes())
     prefixes = [name.split(".")[0] for name in shapes]
@@ -92,6 +93,7 @@ def expected_table() -> str:
     lines.append("parameters, each tensor counted once:")
     lines += [f"  {name:<28}{n:>14,}" for name, n in counts.items()]
     lines.append(f"  {'all':<28}{sum(counts.values()):>14,}")
+    lines += ["", *vdvae_table()]
     return "\n".join(lines)
 
 

@@ -295,10 +295,11 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         per_target = np.ndim(self.alpha_) == 1
         every = {float(a): multiplier(float(a)) for a in np.unique(self.alpha_)}
         means = self.statistics_.mean
+        room = np.zeros((self.targets_.rows, min(self.block, len(means))), dtype)
         for place in self.targets_.slices(self.block):
             Y = self.targets_.block(place.start, place.stop, dtype)
-            if dtype == np.float32:  # H annuls a constant, but not its rounding in float32
-                Y = Y - means[place].astype(dtype)
+            if dtype == np.float32 and _far_from_zero(Y, means[place]):
+                Y = np.subtract(Y, means[place].astype(dtype), out=room[:, : Y.shape[1]])
             if not per_target:
                 yield place, every[float(self.alpha_)](Y)
                 continue
@@ -347,6 +348,11 @@ def _choose(
     total = np.square(Y).sum()
     r2 = 1 - errors / total if total > 0 else np.full(len(grid), np.nan)
     return float(grid[np.argmin(errors)]), r2
+
+
+def _far_from_zero(Y: np.ndarray, means: np.ndarray) -> bool:
+    """Whether a mean is some ten times the spread: H annuls it, but not its float32 rounding."""
+    return bool((np.abs(means) > 2 * np.ptp(Y[:64], axis=0)).any())
 
 
 def _by_penalty(alpha: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:

@@ -140,9 +140,9 @@ class KernelFactor:
         if self._by_eigenvectors:
             values, U, _ = self.eigen
             if U.shape[1] == self.trials:
-                smoother = product(U * (alpha / (values + alpha)), U.T, self.device)
+                smoother = gram(U * np.sqrt(alpha / (values + alpha)), self.device)
             else:
-                smoother = -product(U * (values / (values + alpha)), U.T, self.device)
+                smoother = -gram(U * np.sqrt(values / (values + alpha)), self.device)
                 smoother[np.diag_indices(self.trials)] += 1.0
         else:
             smoother = self._solve(alpha, np.eye(self.trials))

@@ -135,13 +135,16 @@ def head_statistics(
     if standardise == "loo":
         operator = factor.leave_out(alpha)
         average = operator.mean(axis=0)
-        upper = upper_factor(operator - average, factor.device)
-        spread = Multiplier(upper, dtype, factor.device, upper=True)
-        del operator, upper
+        operator -= average
+        operator = upper_factor(operator, factor.device)
+        spread = Multiplier(operator, dtype, factor.device, upper=True)
+        del operator  # n x n in float64: 0.6 GB for 8,859 trials
     for place in targets.slices(block):
-        Y, mean[place] = centred_block(targets, place, dtype)
         if standardise == "none":
+            values = targets.block(place.start, place.stop, dtype)
+            mean[place] = column_means(values, place.start)
             continue
+        Y, mean[place] = centred_block(targets, place, dtype)
         std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
         refuse_constant(std[place], mean[place], place.start, dtype)
         if standardise == "loo":

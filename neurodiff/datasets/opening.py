@@ -14,13 +14,19 @@ from neurodiff.core.config import find_shared, load
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.algonauts2023 import Algonauts2023
+from neurodiff.datasets.brain_diffuser_files import check_prepared_npy, open_prepared_npy
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
 from neurodiff.datasets.fmri_shape_check import check_fmri_shape
 from neurodiff.datasets.fmri_shape_glmsingle import GLMsingleShape
+from neurodiff.datasets.god import GOD
 from neurodiff.datasets.haxby import Haxby2001
 from neurodiff.datasets.manifest import check_manifest, open_manifest
+from neurodiff.datasets.nsd import NSD
+from neurodiff.datasets.nsd_imagery import NSDImagery
+from neurodiff.datasets.nsd_synthetic import NSDSynthetic
 from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 
@@ -32,6 +38,12 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "fmri_shape_glmsingle": GLMsingleShape.open,
     "fmri_objaverse": FMRIObjaverse.open,
     "haxby2001": Haxby2001.open,
+    "nsd": NSD.open,
+    "nsd_imagery": NSDImagery.open,
+    "nsd_synthetic": NSDSynthetic.open,
+    "brain_diffuser_npy": open_prepared_npy,
+    "algonauts2023": Algonauts2023.open,
+    "god": GOD.open,
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
@@ -41,6 +53,12 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape_glmsingle": GLMsingleShape.check,
     "fmri_objaverse": FMRIObjaverse.check,
     "haxby2001": Haxby2001.check,
+    "nsd": NSD.check,
+    "nsd_imagery": NSDImagery.check,
+    "nsd_synthetic": NSDSynthetic.check,
+    "brain_diffuser_npy": check_prepared_npy,
+    "algonauts2023": Algonauts2023.check,
+    "god": GOD.check,
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
@@ -80,11 +98,15 @@ def open_dataset(
     Parameters
     ----------
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
-        ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a card's name or a card's path.
+        ``"nsd"``, ``"nsd_imagery"``, ``"nsd_synthetic"``, ``"brain_diffuser_npy"``,
+        ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a
+        card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"`` every subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
-        `Haxby2001.open`, `open_manifest`, `open_prepared` and `open_simulated`.
+        `Haxby2001.open`, `NSD.open`, `NSDImagery.open`, `NSDSynthetic.open`,
+        `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared` and
+        `open_simulated`.
 
     Raises
     ------

@@ -55,10 +55,14 @@ class EfficientNetLite0(nn.Module):
 
     def pooled(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280"]:
         """Activations that the classifier reads, averaged over the picture."""
+        return self.features(x).mean(dim=(2, 3))
+
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280 r r"]:
+        """Activations by place, 7 x 7 of a picture of 224 pixels, before they are averaged."""
         x = F.relu6(self._bn0(_same(self._conv_stem, x)))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+        return F.relu6(self._bn1(self._conv_head(x)))
 
     @torch.no_grad()
     def probabilities(self, views: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1000"]:

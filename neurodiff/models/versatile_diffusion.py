@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +33,8 @@ class DualUNetSize:
     Parameters
     ----------
     channels : of the levels, the finest first; multiples of ``groups`` and of ``heads``.
-    layers : residual blocks (and transformer pairs) a level on the way down; one more on the way up.
+    layers : residual blocks (with a transformer pair each) a level on the way down, and one more on
+        the way up.
     heads : of every attention.
     text_width, image_width : numbers in a text token and in an image token.
     latent_channels : of the latents that are denoised.

@@ -8,6 +8,7 @@ that is needed and absent, or a tensor of another shape, is an error that says w
     B       own training, stage 1 or stage 2     {"epoch_it", "it", "model": names}
     D       encoder pre-training                 {"model": "module.transformer.<name>"}
     F       PointNet of the Frechet distance     {"model_state_dict": names}
+    V       VDVAE of Brain-Diffuser              flat names
 
 Tensors stay where the file is mapped until something reads them, and none is held twice: the
 second copy of the prior (``diffusion_prior.net``) and the second name of the shape decoder's tied
@@ -46,14 +47,18 @@ from neurodiff.models.published_sizes import (
     sizes_of,
 )
 from neurodiff.models.shape_decoder import ShapeDecoder
+from neurodiff.models.vdvae import VDVAESize
+from neurodiff.models.vdvae_weights import PARTS as VDVAE_PARTS
+from neurodiff.models.vdvae_weights import vdvae_shapes, vdvae_size_of
 
-Layout = Literal["A", "B stage 1", "B stage 2", "D", "F"]
+Layout = Literal["A", "B stage 1", "B stage 2", "D", "F", "V"]
 LAYOUTS: dict[str, str] = {
     "A": "released MinD-3D",
     "B stage 1": "training, stage 1",
     "B stage 2": "training, stage 2",
     "D": "encoder pre-training",
     "F": "PointNet of the Frechet distance",
+    "V": "VDVAE of Brain-Diffuser",
 }
 #: Parameters that the published code makes and never reads, and a network that is not part of ours.
 DEAD = (".null_fmri_encodings", TOKENIZER + "encoder.unet.", "CLIP_Model.")
@@ -96,7 +101,7 @@ class KeyReport:
     """What a checkpoint holds, beside what its layout and sizes ask for."""
 
     checkpoint: Checkpoint
-    sizes: MinD3DSizes | None
+    sizes: MinD3DSizes | VDVAESize | None
     rows: list[Row]
 
     def of(self, *status: str) -> list[Row]:
@@ -215,6 +220,8 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], container: str) -> Layout
         )
     if any_of("feat.stn.", "feat.conv1."):
         return "F"
+    if any_of(*VDVAE_PARTS):
+        return "V"
     if any_of("transformer.") and all(name.startswith("transformer.") for name in tensors):
         return "D"
     if any_of(*_MIND3D):
@@ -225,7 +232,8 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], container: str) -> Layout
     raise DataError(
         f"{path} holds tensors, but of no network that neurodiff knows (first names: {first}); "
         "expected names that begin with fmri_encoder, prior_network or shape_generator (MinD-3D), "
-        "module.transformer (encoder pre-training) or feat.stn (PointNet)"
+        "module.transformer (encoder pre-training), feat.stn (PointNet) or encoder.enc_blocks "
+        "(VDVAE)"
     )
 
 
@@ -248,6 +256,9 @@ def compare(
     if checkpoint.layout == "F":
         return KeyReport(checkpoint, None, _rows(checkpoint, _pointnet_shapes(checkpoint), ()))
     try:
+        if checkpoint.layout == "V":
+            size = vdvae_size_of(checkpoint.shapes)
+            return KeyReport(checkpoint, size, _rows(checkpoint, vdvae_shapes(size), ()))
         sizes = sizes_of(
             checkpoint.shapes, encoder_heads=encoder_heads, decoder_heads=decoder_heads
         )
@@ -403,16 +414,17 @@ def load_mind3d(
     UsageError : the file is a checkpoint of another network.
     """
     checkpoint = open_checkpoint(path)
-    if checkpoint.layout in ("D", "F"):
+    if checkpoint.layout in ("D", "F", "V"):
+        what = "no part of MinD-3D" if checkpoint.layout == "V" else "a part of the chain only"
         raise UsageError(
-            f"{path} is layout {checkpoint.layout} ({LAYOUTS[checkpoint.layout]}), a part of the "
-            "chain only; give a checkpoint of layout A or B"
+            f"{path} is layout {checkpoint.layout} ({LAYOUTS[checkpoint.layout]}), {what}; give a "
+            "checkpoint of layout A or B"
         )
     report = compare(checkpoint, encoder_heads=encoder_heads, decoder_heads=decoder_heads)
     if report.broken:
         raise DataError(report.sentence())
     sizes = report.sizes
-    assert sizes is not None
+    assert isinstance(sizes, MinD3DSizes)
     if not any_size and sizes.differences():
         raise DataError(
             f"{path} is of another size than the published model: {sizes.summary()}. "
@@ -514,13 +526,13 @@ def load_encoder(
     MissingDataError, DataError, UsageError : as `load_mind3d`.
     """
     checkpoint = open_checkpoint(path)
-    if checkpoint.layout == "F":
-        raise UsageError(f"{path} is a PointNet (layout F); it has no fMRI encoder")
+    if checkpoint.layout in ("F", "V"):
+        raise UsageError(f"{path} is a {LAYOUTS[checkpoint.layout]}; it has no fMRI encoder")
     report = compare(checkpoint, encoder_heads=heads)
     bad = [row for row in report.broken if row.name.startswith(ENCODER)]
     if bad:
         raise DataError(KeyReport(checkpoint, report.sizes, bad).sentence())
-    assert report.sizes is not None
+    assert isinstance(report.sizes, MinD3DSizes)
     encoder = meta_modules(report.sizes)[ENCODER]
     own = {name for name in expected_shapes(report.sizes) if name.startswith(ENCODER)}
     tensors = {name: t for name, t in checkpoint.tensors.items() if name in own}
@@ -574,6 +586,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _by_part(rows: list[Row]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {}
     prefixes = (*_MIND3D[:4], DECODER, TOKENIZER, HEADER, SCHEDULE, "CLIP_Model.", "feat.")
+    prefixes += VDVAE_PARTS
     for row in rows:
         prefix = next((p for p in prefixes if row.name.startswith(p)), "")
         parts.setdefault(prefix.rstrip(".") or "(no prefix)", []).append(row)

@@ -1,0 +1,436 @@
+"""Files of the published Brain-Diffuser code, read and written under their names.
+
+::
+
+    processed_data/subj01/nsd_{train,test}_fmriavg_nsdgeneral_sub1.npy  (n, voxels), % x 300
+    processed_data/subj01/nsd_{train,test}_stim_sub1.npy                (n, 425, 425, 3)
+    processed_data/subj01/nsd_{train,test}_cap_sub1.npy                 (n, 5) text, '' = none
+    extracted_features/subj01/nsd_vdvae_features_31l.npz                train_latents, test_latents
+    extracted_features/subj01/nsd_{cliptext,clipvision}_{train,test}.npy  (n, 77 | 257, 768)
+    predicted_features/subj01/nsd_vdvae_nsdgeneral_pred_sub1_31l_alpha50k.npy
+    predicted_features/subj01/nsd_{cliptext,clipvision}_predtest_nsdgeneral.npy
+    regression_weights/subj01/{vdvae,cliptext,clipvision}_regression_weights.pkl   weight, bias
+
+``root`` is the folder of these four (``data`` of the published repository).  Arrays are memory
+maps where the file allows it.  The number of a picture in NSD is not stored, so that stimuli are
+called ``train-00000`` and so on, in order of first presentation.
+
+References
+----------
+Ozcelik & VanRullen 2023, Scientific Reports 13:15666, and its code.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.core.atomic import atomic_path, write_npy
+from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.recording import Recording
+from neurodiff.core.safe_io import read_npy, require_finite
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.findings import Finding
+from neurodiff.datasets.nsd_betas import PER_PERCENT
+from neurodiff.datasets.nsd_files import subject_name, subject_number
+from neurodiff.datasets.numpy_pickle import read_pickled_arrays
+
+SPLITS = ("train", "test")
+HEADS: dict[str, tuple[int, ...]] = {
+    "vdvae": (91168,), "cliptext": (77, 768), "clipvision": (257, 768),
+}  # fmt: skip
+"""Heads and the shape of one item of each."""
+CAPTIONS = 5
+
+
+# ------------------------------------------------------------------------------ names of the files
+
+
+def prepared_path(root: str | Path, subject: int | str, split: str, kind: str) -> Path:
+    """File of ``kind`` fmriavg_nsdgeneral, stim or cap."""
+    number = subject_number(subject)
+    return _folder(root, "processed_data", number) / f"nsd_{split}_{kind}_sub{number}.npy"
+
+
+def features_path(root: str | Path, subject: int | str, head: str, split: str) -> Path:
+    """File of the features of a head; that of vdvae holds both splits."""
+    _require_head(head, split)
+    name = "vdvae_features_31l.npz" if head == "vdvae" else f"{head}_{split}.npy"
+    return _folder(root, "extracted_features", subject_number(subject)) / f"nsd_{name}"
+
+
+def predictions_path(root: str | Path, subject: int | str, head: str) -> Path:
+    """File of the predictions of a head for the test pictures."""
+    _require_head(head)
+    number = subject_number(subject)
+    name = f"{head}_predtest_nsdgeneral"
+    if head == "vdvae":
+        name = f"vdvae_nsdgeneral_pred_sub{number}_31l_alpha50k"
+    return _folder(root, "predicted_features", number) / f"nsd_{name}.npy"
+
+
+def weights_path(root: str | Path, subject: int | str, head: str) -> Path:
+    """File of the weights of a head."""
+    _require_head(head)
+    folder = _folder(root, "regression_weights", subject_number(subject))
+    return folder / f"{head}_regression_weights.pkl"
+
+
+def _folder(root: str | Path, kind: str, subject: int) -> Path:
+    return Path(root) / kind / subject_name(subject)
+
+
+def _require_head(head: str, split: str = "train") -> None:
+    if head not in HEADS or split not in SPLITS:
+        raise UsageError(
+            f"there is no {head!r} {split!r}; heads are {', '.join(HEADS)}, splits train and test"
+        )
+
+
+# ------------------------------------------------------------------------- responses and pictures
+
+
+class PreparedTrials:
+    """Two memory maps of betas, one after the other: float32 ``(pictures, voxels)``, percent."""
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, paths: list[Path], arrays: list[np.ndarray]) -> None:
+        self.paths, self.arrays = paths, arrays
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.shape = (int(self._starts[-1]), arrays[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        flat = np.atleast_1d(rows)
+        out = np.zeros((len(flat), self.shape[1]), np.float32)
+        part = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(part):
+            here = part == number
+            block = self.arrays[number][flat[here] - self._starts[number]]
+            require_finite(block, str(self.paths[number]))
+            out[here] = block / PER_PERCENT
+        return out[0] if np.ndim(rows) == 0 else out
+
+
+def open_prepared_npy(root: str | Path, subject: int | str = 1) -> tuple[Recording, Stimuli]:
+    """Recording (pictures, voxels) in percent signal change, and stimuli with their captions.
+
+    Raises
+    ------
+    MissingDataError : no betas of this subject.
+    DataError : files of other types or shapes, or of lengths that differ.
+    """
+    paths = [prepared_path(root, subject, split, "fmriavg_nsdgeneral") for split in SPLITS]
+    arrays = [
+        read_npy(path, dtype=(np.floating,), shape=(None, None), finite=False, mmap=True)
+        for path in paths
+    ]
+    if arrays[0].shape[1] != arrays[1].shape[1]:
+        raise DataError(
+            f"{paths[0]} has {arrays[0].shape[1]} voxels and {paths[1]} {arrays[1].shape[1]}; they "
+            "are not of the same subject: make them again"
+        )
+    sizes = dict(zip(SPLITS, map(len, arrays), strict=True))
+    ids = {split: [f"{split}-{row:05d}" for row in range(sizes[split])] for split in SPLITS}
+    trials = pd.DataFrame(
+        {
+            "subject": subject_name(subject),
+            "stimulus": [*ids["train"], *ids["test"]],
+            "split": np.repeat(SPLITS, [sizes[split] for split in SPLITS]),
+        }
+    )
+    name = f"Brain-Diffuser's files, {subject_name(subject)}"
+    recording = Recording(PreparedTrials(paths, arrays), trials, {}, None, "%", False, name)
+    return recording, _open_stimuli(root, subject, ids)
+
+
+def _open_stimuli(root: str | Path, subject: int | str, ids: dict[str, list[str]]) -> Stimuli:
+    table: dict[str, Any] = {"id": [*ids["train"], *ids["test"]]}
+    files = {split: prepared_path(root, subject, split, "cap") for split in SPLITS}
+    if all(path.is_file() for path in files.values()):
+        texts = [text for split in SPLITS for text in read_captions(files[split], len(ids[split]))]
+        table["captions"] = texts
+        table["caption"] = [several[0] if several else "" for several in texts]
+    bricks = {
+        split: _mapped_pictures(path, len(ids[split]))
+        for split in SPLITS
+        if (path := prepared_path(root, subject, split, "stim")).is_file()
+    }
+
+    def load(name: str) -> Any:
+        import PIL.Image
+
+        split, row = name.split("-")
+        if split not in bricks:
+            path = prepared_path(root, subject, split, "stim")
+            raise MissingDataError(f"{path} does not exist, so that {name} has no picture")
+        return PIL.Image.fromarray(np.asarray(bricks[split][int(row)]).astype(np.uint8))
+
+    return Stimuli(pd.DataFrame(table), None, load)
+
+
+def _mapped_pictures(path: Path, count: int) -> np.ndarray:
+    shape = (count, None, None, 3)
+    return read_npy(path, dtype=(np.uint8, np.floating), shape=shape, finite=False, mmap=True)
+
+
+def read_captions(path: Path, count: int) -> list[tuple[str, ...]]:
+    """Captions of each picture without the empty ones.
+
+    Raises
+    ------
+    MissingDataError : there is no such file.
+    DataError : no text of shape (count, captions).
+    """
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist; make it again")
+    try:
+        texts = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a whole .npy file of text ({first})") from None
+    if texts.dtype.kind != "U" or texts.ndim != 2 or len(texts) != count:
+        raise DataError(
+            f"{path} holds {texts.dtype} {texts.shape}; expected text ({count}, {CAPTIONS})"
+        )
+    return [tuple(text for text in (str(value).strip() for value in row) if text) for row in texts]
+
+
+def write_prepared_npy(
+    root: str | Path, subject: int | str, recording: Recording, stimuli: Stimuli
+) -> None:
+    """Write the six files that the published scripts start from.
+
+    Parameters
+    ----------
+    root : the folder that gets ``processed_data``.
+    recording : averaged, in percent, with the splits train and test; betas are written times 300
+        in float64, as the scripts expect them.
+    stimuli : pictures are written as uint8, an eighth of the published float64, one at a time;
+        captions beyond the fifth are left out.
+
+    Raises
+    ------
+    UsageError : a recording with another unit, with frames or with repeats.
+    DataError : pictures of different sizes.
+    """
+    if recording.unit != "%" or recording.frames:
+        raise UsageError(
+            f"the recording is in {recording.unit!r} with frames {recording.frames}; expected "
+            "percent signal change without frames"
+        )
+    for split, part in zip(SPLITS, recording.split(), strict=True):
+        ids = part.trials["stimulus"].tolist()
+        if len(set(ids)) != len(ids):
+            raise UsageError("a picture has several trials; average them with mean_repeats() first")
+        write_npy(
+            prepared_path(root, subject, split, "fmriavg_nsdgeneral"),
+            part.array().astype(np.float64) * PER_PERCENT,
+        )
+        texts = [[*stimuli.captions(name)[:CAPTIONS], *[""] * CAPTIONS][:CAPTIONS] for name in ids]
+        write_npy(prepared_path(root, subject, split, "cap"), np.array(texts, dtype=np.str_))
+        _write_pictures(prepared_path(root, subject, split, "stim"), stimuli, ids)
+
+
+def _write_pictures(path: Path, stimuli: Stimuli, ids: list[str]) -> None:
+    shape = np.asarray(stimuli[ids[0]].image()).shape
+    with atomic_path(path) as temporary:
+        brick = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), *shape))
+        for row, name in enumerate(ids):
+            picture = np.asarray(stimuli[name].image())
+            if picture.shape != shape:
+                raise DataError(
+                    f"the picture of {name} has shape {picture.shape}, that of {ids[0]} {shape}; "
+                    "resize them to one size first"
+                )
+            brick[row] = picture
+        brick.flush()
+
+
+# ----------------------------------------------------------------- features, predictions, weights
+
+
+def read_features(root: str | Path, subject: int | str, head: str, split: str) -> np.ndarray:
+    """Features (n, ...) of a head, mapped; float32 or float64 as they were saved.
+
+    Raises
+    ------
+    MissingDataError : there is no such file.
+    DataError : another type, or items of another shape than `HEADS` says.
+    """
+    path = features_path(root, subject, head, split)
+    if head == "vdvae":
+        return _mapped_member(path, f"{split}_latents", (None, *HEADS[head]))
+    return _mapped(path, head)
+
+
+def write_features(root: str | Path, subject: int | str, head: str, train: Any, test: Any) -> None:
+    """Write features under the published names; both splits, as vdvae has one file for both."""
+    for split, array in (("train", train), ("test", test)):
+        _require_items(head, array)
+        if head != "vdvae":
+            write_npy(features_path(root, subject, head, split), array)
+    if head == "vdvae":
+        with atomic_path(features_path(root, subject, head, "train")) as temporary:
+            np.savez(temporary, train_latents=train, test_latents=test)
+
+
+def read_predictions(root: str | Path, subject: int | str, head: str) -> np.ndarray:
+    """Predictions (test pictures, ...) of a head, mapped."""
+    return _mapped(predictions_path(root, subject, head), head)
+
+
+def write_predictions(root: str | Path, subject: int | str, head: str, array: Any) -> None:
+    """Write predictions under the published name."""
+    _require_items(head, array)
+    write_npy(predictions_path(root, subject, head), array)
+
+
+def read_weights(root: str | Path, subject: int | str, head: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (*item, voxels) and bias (*item) of a head; the whole file is read into memory.
+
+    The published file is a pickle; nothing of it is run.
+
+    Raises
+    ------
+    MissingDataError : there is no such file.
+    DataError : a pickle of something else, or arrays of other shapes.
+    """
+    path = weights_path(root, subject, head)
+    found = read_pickled_arrays(path, ("weight", "bias"))
+    weight, bias = found["weight"], found["bias"]
+    if weight.shape[:-1] != HEADS[head] or bias.shape != HEADS[head]:
+        raise DataError(
+            f"{path} holds weight {weight.shape} and bias {bias.shape}; expected "
+            f"{(*HEADS[head], 'voxels')} and {HEADS[head]}"
+        )
+    return weight, bias
+
+
+def _mapped(path: Path, head: str) -> np.ndarray:
+    shape = (None, *HEADS[head])
+    return read_npy(path, dtype=(np.floating,), shape=shape, finite=False, mmap=True)
+
+
+def _require_items(head: str, array: Any) -> None:
+    _require_head(head)
+    if array.shape[1:] != HEADS[head] or array.dtype.kind != "f":
+        raise UsageError(
+            f"{head} is {array.dtype} {array.shape}; expected real numbers (n, "
+            f"{', '.join(map(str, HEADS[head]))})"
+        )
+
+
+def _mapped_member(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """An array of an archive that ``np.savez`` wrote; mapped in place, as it is not packed."""
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist; check the path")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            with np.load(path, allow_pickle=False) as loaded:
+                array = loaded[name]
+        else:
+            array = _stored_member(path, member)
+    except KeyError:
+        raise DataError(
+            f"{path} has no array {name!r}; expected train_latents and test_latents"
+        ) from (None)
+    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a whole archive of arrays ({first})") from None
+    fits = len(array.shape) == len(shape) and array.shape[1:] == shape[1:]
+    if not fits or array.dtype.kind != "f":
+        raise DataError(
+            f"{name} of {path} is {array.dtype} {array.shape}; expected real numbers (n, "
+            f"{', '.join(map(str, shape[1:]))})"
+        )
+    return array
+
+
+def _stored_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    with open(path, "rb") as file:
+        file.seek(member.header_offset)
+        lengths = struct.unpack("<26x2H", file.read(30))
+        file.seek(sum(lengths), os.SEEK_CUR)
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            raise ValueError("an array header of another version")
+        offset = file.tell()
+    if dtype.kind not in "biufc":
+        raise ValueError(f"an array of type {dtype}")
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+
+
+# ------------------------------------------------------------------------------------------ check
+
+
+def check_prepared_npy(root: str | Path, subject: int | str | None = None) -> list[Finding]:
+    """What of the published files is there, of one subject or of all; reads the betas."""
+    root = Path(root)
+    if not root.is_dir():
+        return [Finding.missing("folder", root, "there is no such folder", "give --root the data")]
+    folders = sorted((root / "processed_data").glob("subj0[1-8]"))
+    names = [path.name for path in folders] if subject is None else [subject_name(subject)]
+    if not names:
+        text = "there is no processed_data/subj01 or so"
+        return [Finding.missing("subject", root, text, "prepare a subject, or give another root")]
+    findings = []
+    for name in names:
+        where = root / "processed_data" / name
+        try:
+            recording, _ = open_prepared_npy(root, name)
+            for start in range(0, recording.n_trials, 256):
+                recording.data[start : start + 256]
+        except MissingDataError as error:
+            findings.append(Finding.missing(name, where, str(error), "prepare it again"))
+            continue
+        except DataError as error:
+            findings.append(Finding.broken(name, where, str(error), "prepare it again"))
+            continue
+        sizes = recording.trials["split"].value_counts()
+        text = f"{sizes['train']} + {sizes['test']} pictures, {recording.n_features} voxels"
+        findings.append(Finding.fine(name, where, text))
+        for kind, what in (("stim", "pictures"), ("cap", "captions")):
+            for split in SPLITS:
+                path = prepared_path(root, name, split, kind)
+                if not path.is_file():
+                    findings.append(
+                        Finding.missing(f"{name} {what}", path, "not there", f"go without {what}")
+                    )
+        findings += _check_products(root, name)
+    return findings
+
+
+def _check_products(root: Path, subject: str) -> list[Finding]:
+    findings = []
+    for head in HEADS:
+        products = {
+            "features": (features_path(root, subject, head, "test"), read_features),
+            "predictions": (predictions_path(root, subject, head), read_predictions),
+        }
+        for what, (path, read) in products.items():
+            if not path.is_file():
+                continue
+            try:
+                options = ("test",) if what == "features" else ()
+                count = len(read(root, subject, head, *options))
+                findings.append(Finding.fine(f"{subject} {head} {what}", path, f"of {count}"))
+            except DataError as error:
+                findings.append(
+                    Finding.broken(f"{subject} {head} {what}", path, str(error), "make it again")
+                )
+    return findings

@@ -1,0 +1,452 @@
+"""Brain-Diffuser: fMRI to an image by three ridge decoders and an image-to-image diffusion.
+
+    betas, repeats averaged -> z-scores by training -> ridge -> latents of a VDVAE   -> low picture
+                                                    -> ridge -> text tokens         \\
+                                                    -> ridge -> vision tokens       -> generator
+    low picture + tokens -> latent diffusion from the noised low picture -> image
+
+Source: Ozcelik & VanRullen 2023, Scientific Reports 13. Protocol "brain-diffuser-2023" has the
+released code's quirks on; see `brain_diffuser_settings`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from neurodiff.bridges.factored_ridge import FactoredRidge
+from neurodiff.bridges.kernel_factor import KernelFactor, factorise
+from neurodiff.core.config import load
+from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.recording import Recording
+from neurodiff.core.seeds import item_seed
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.pipelines.brain_diffuser_networks import Networks, Shown
+from neurodiff.pipelines.brain_diffuser_settings import HEADS, BrainDiffuserRecipe
+from neurodiff.pipelines.pictures import Picture, Pictures
+from neurodiff.pipelines.stages import Stages
+
+if TYPE_CHECKING:
+    from neurodiff.core.run import Run
+
+TARGETS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Decoded or true features of some items, row by row; float32."""
+
+    vdvae: Float[np.ndarray, "n latents"]
+    text: Float[np.ndarray, "n t d"]
+    vision: Float[np.ndarray, "n v w"]
+
+    def __len__(self) -> int:
+        return len(self.vdvae)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Features:
+        """The features of these rows, in this order."""
+        rows = np.asarray(rows, int)
+        return Features(self.vdvae[rows], self.text[rows], self.vision[rows])
+
+
+@dataclass(frozen=True)
+class BetaInput:
+    """How a recording is read: one number a trial and voxel, z-scored by the training images."""
+
+    mean: Float[np.ndarray, " voxels"]
+    std: Float[np.ndarray, " voxels"]
+    space: str
+    subject: str
+
+    @classmethod
+    def fit(cls, recording: Recording) -> BetaInput:
+        """From the training images, repeats averaged.
+
+        Raises
+        ------
+        DataError : frames, NaN, or voxels that never vary (they have no z-score).
+        """
+        values = betas_of(recording)
+        mean, std = values.mean(axis=0), values.std(axis=0, ddof=1)
+        still = np.flatnonzero(std == 0)
+        if len(still):
+            raise DataError(
+                f"{len(still)} of {len(std)} voxels never vary over the training images (first: "
+                f"voxel {still[0]}); leave them out with recording.select_features(...)"
+            )
+        people = recording.trials["subject"].unique()
+        return cls(mean, std, recording.space.fingerprint(), str(people[0]))
+
+    def __call__(self, recording: Recording) -> Float[np.ndarray, "n voxels"]:
+        """z-scores, float64.
+
+        Raises
+        ------
+        DataError : another space or number of voxels, frames, or NaN.
+        """
+        if recording.n_features != len(self.mean) or recording.space.fingerprint() != self.space:
+            raise DataError(
+                f"this recording has {recording.n_features} voxels in the space "
+                f"{recording.space.name!r}; the decoder was fitted on {len(self.mean)} voxels of "
+                f"subject {self.subject}, in another mask or space: give that subject's data, or "
+                "fit a decoder for this one"
+            )
+        return (betas_of(recording) - self.mean) / self.std
+
+
+def betas_of(recording: Recording) -> Float[np.ndarray, "n voxels"]:
+    """A recording's data as float64, if it has one number a trial and voxel.
+
+    Raises
+    ------
+    DataError : it has frames, or NaN.
+    """
+    if recording.frames:
+        raise DataError(
+            f"this recording has {recording.frames[0]} frames a trial; Brain-Diffuser reads one "
+            "number a trial and voxel, such as the betas of a GLM"
+        )
+    values = recording.array().astype(np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        trial, voxel = np.argwhere(wrong)[0]
+        raise DataError(
+            f"{int(wrong.sum())} values are NaN or infinite (first: trial {trial}, voxel {voxel}); "
+            "leave those voxels or trials out"
+        )
+    return values
+
+
+class BrainDiffuser:
+    """Brain-Diffuser at any size.
+
+    Examples
+    --------
+    >>> from neurodiff.core.errors import UsageError
+    >>> try: BrainDiffuser.from_recipe("brain_diffuser_tiny").predict(None)
+    ... except UsageError as error: print(str(error).split(";")[0])
+    this pipeline is not fitted
+    """
+
+    def __init__(self, recipe: BrainDiffuserRecipe):
+        self.recipe = recipe
+        self.networks: Networks | None = None
+        self.input: BetaInput | None = None
+        self.heads: dict[str, FactoredRidge] = {}
+        self.gates: list[dict[str, Any]] = []
+
+    @classmethod
+    def from_recipe(cls, name: str | Path, overrides: Sequence[str] = ()) -> BrainDiffuser:
+        """By the name or path of a recipe; ``overrides`` as ``key=value``."""
+        return cls(load(name, BrainDiffuserRecipe, list(overrides)))
+
+    # ------------------------------------------------------------------------------------ fit
+
+    def fit(
+        self,
+        recording: Recording,
+        stimuli: Stimuli,
+        *,
+        seed: int = 0,
+        run: Run | None = None,
+        progress: Progress = SILENT,
+    ) -> BrainDiffuser:
+        """Networks where the recipe trains them, then the decoders; returns self.
+
+        Parameters
+        ----------
+        recording : training trials of one subject; repeats of a stimulus are averaged.
+        stimuli : its pictures and captions.
+        run : folder in which finished stages are kept; a second call goes on.
+
+        Raises
+        ------
+        DataError : several subjects, frames, NaN, voxels that never vary, a stimulus without
+            picture or caption.
+        """
+        shown = Shown(stimuli, tuple(dict.fromkeys(recording.trials["stimulus"])))
+        self.fit_networks(shown, seed=seed, run=run, progress=progress)
+        return self.fit_brain(recording, stimuli, seed=seed, run=run, progress=progress)
+
+    def fit_networks(
+        self, shown: Shown, *, seed: int = 0, run: Run | None = None, progress: Progress = SILENT
+    ) -> BrainDiffuser:
+        """Train or load what knows nothing of brains; returns self."""
+        from neurodiff.pipelines.brain_diffuser_training import fit_networks
+
+        stages = Stages(run, progress)
+        self.networks = fit_networks(
+            self.recipe,
+            shown,
+            seed=seed,
+            stages=stages,
+            identity=identity_of(shown),
+            progress=progress,
+        )
+        self.gates += stages.gates
+        return self
+
+    def fit_brain(
+        self,
+        recording: Recording,
+        stimuli: Stimuli,
+        *,
+        seed: int = 0,
+        run: Run | None = None,
+        progress: Progress = SILENT,
+    ) -> BrainDiffuser:
+        """The three decoders of one subject, from one factorisation; returns self."""
+        networks = self._networks()
+        people = list(dict.fromkeys(recording.trials["subject"]))
+        if len(people) != 1:
+            raise DataError(
+                f"the training trials are of {len(people)} subjects ({', '.join(people[:3])}); a "
+                "decoder is fitted on one: select it"
+            )
+        means = recording.mean_repeats()
+        self.input = BetaInput.fit(means)
+        shown = Shown(stimuli, tuple(means.trials["stimulus"]))
+        progress.say(f"decoders: {len(shown)} images, {means.n_features} voxels")
+        factor = factorise(self.input(means))
+        self.heads = {}
+        for head in HEADS:
+            targets = make_targets(networks, head, shown, seed=seed, run=run, progress=progress)
+            self.heads[head] = self.fit_head(head, factor, targets, seed=seed)
+            self.gates.append(self._gate(head))
+            progress.say(f"  {head}: {self._told(head)}")
+        return self
+
+    def fit_head(
+        self, head: str, factor: KernelFactor, targets: np.ndarray | Path, *, seed: int = 0
+    ) -> FactoredRidge:
+        """One decoder over a factor of standardised betas; ``targets`` (n, ...) or their file."""
+        decoder = self.recipe.decoder
+        settings = getattr(decoder, head)
+        bridge = FactoredRidge(
+            settings.alphas,
+            alpha_per=settings.alpha_per,
+            absolute=settings.absolute,
+            standardise=decoder.standardise,
+            dtype=decoder.dtype,
+            seed=seed,
+        )
+        return bridge.fit(None, targets, factor=factor)
+
+    # -------------------------------------------------------------------------------- predict
+
+    def predict(
+        self,
+        recording: Recording | None,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        average: bool = True,
+        progress: Progress = SILENT,
+    ) -> Pictures:
+        """Images of trials.
+
+        Parameters
+        ----------
+        recording : any trials of the subject.
+        samples : images of each.
+        average : average the repeats of a stimulus first, as published.
+        """
+        if recording is None or not self.heads:
+            raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
+        if average:
+            recording = recording.mean_repeats()
+        features = self.predict_features(recording)
+        keys = list(
+            zip(
+                recording.trials["subject"],
+                recording.trials["stimulus"],
+                recording.trials["repeat"],
+                strict=True,
+            )
+        )
+        found = Pictures()
+        for sample in range(samples):
+            found += self.generate(features, keys, sample=sample, seed=seed, progress=progress)
+        return found
+
+    def predict_features(self, recording: Recording) -> Features:
+        """Decoded features, re-standardised as the recipe says, row by row of the recording.
+
+        Raises
+        ------
+        DataError : another subject's voxels, NaN; one trial alone under standardise="test".
+        """
+        if self.input is None:
+            raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
+        return self.decode_features(self.input(recording))
+
+    def decode_features(self, X: Float[np.ndarray, "n voxels"]) -> Features:
+        """Decoded features of standardised betas."""
+        return Features(**{h: self.heads[h].predict(X).astype(np.float32) for h in HEADS})
+
+    def true_features(self, stimuli: Stimuli, ids: Sequence[str], *, seed: int = 0) -> Features:
+        """Features of the stimuli themselves: what a perfect decoder would give."""
+        networks = self._networks()
+        shown = Shown(stimuli, tuple(ids))
+        seeds = posterior_seeds(shown.ids, seed)
+        return Features(**{h: networks.encode(h, shown, 0, len(shown), seeds=seeds) for h in HEADS})
+
+    def generate(
+        self,
+        features: Features,
+        keys: Sequence[tuple[str, str, int]],
+        *,
+        sample: int = 0,
+        seed: int = 0,
+        progress: Progress = SILENT,
+    ) -> Pictures:
+        """One picture a row of features.
+
+        Parameters
+        ----------
+        keys : (subject, stimulus, repeat) of each row; with ``seed`` and ``sample`` they decide a
+            picture's noise, so it does not change with the other rows.
+        """
+        networks, settings = self._networks(), self.recipe.generator
+
+        def seeds(stage: str, rows: slice) -> list[int]:
+            return [
+                item_seed(seed, subject=f"{s} {r}", stimulus=i, sample=sample, stage=stage)
+                for s, i, r in keys[rows]
+            ]
+
+        found = Pictures()
+        block = max(1, settings.batch)
+        for k in progress.over(range(0, len(keys), block), "pictures"):
+            rows = slice(k, k + block)
+            low = networks.low_level(features.vdvae[rows], seeds("vdvae", rows))
+            images = networks.generator.generate(
+                low,
+                features.text[rows],
+                features.vision[rows],
+                strength=settings.strength,
+                guidance=settings.guidance,
+                mix=settings.mix,
+                steps=settings.steps,
+                seed=seeds("generator", rows),
+            )
+            for (subject, stimulus, repeat), image, first in zip(
+                keys[rows], images, low, strict=True
+            ):
+                found.append(Picture(subject, stimulus, int(repeat), sample, image, first))
+        return found
+
+    # ---------------------------------------------------------------------------------- files
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a fitted pipeline; see `brain_diffuser_files`."""
+        from neurodiff.pipelines.brain_diffuser_files import save_pretrained
+
+        return save_pretrained(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> BrainDiffuser:
+        """Read a fitted pipeline; see `brain_diffuser_files`."""
+        from neurodiff.pipelines.brain_diffuser_files import from_pretrained
+
+        return from_pretrained(Path(folder))
+
+    # ---------------------------------------------------------------------------------- parts
+
+    def _networks(self) -> Networks:
+        if self.networks is None:
+            raise UsageError("this pipeline has no networks; call fit, or load one that was saved")
+        return self.networks
+
+    def _gate(self, head: str) -> dict[str, Any]:
+        bridge = self.heads[head]
+        r2 = bridge.sketch_r2_
+        alpha = bridge.alpha_
+        return {
+            "stage": f"decoder, {head}",
+            "targets": bridge.targets_.shape[1],
+            "alpha": float(np.median(alpha)),
+            "leave-one-out R2": None if r2 is None else float(np.max(r2)),
+        }
+
+    def _told(self, head: str) -> str:
+        gate = self._gate(head)
+        r2 = gate["leave-one-out R2"]
+        told = "" if r2 is None else f", leave-one-out R2 {r2:.3f}"
+        return f"{gate['targets']:,} targets, alpha {gate['alpha']:.4g}{told}"
+
+
+def make_targets(
+    networks: Networks,
+    head: str,
+    shown: Shown,
+    *,
+    seed: int = 0,
+    run: Run | None = None,
+    progress: Progress = SILENT,
+    block: int = 64,
+) -> np.ndarray | Path:
+    """Targets of a head for the training stimuli: in memory, or in a run as a file.
+
+    The file is (n, ...) in the type that ``decoder.stored`` names; it appears when it is whole.
+    """
+    shape = (len(shown), *networks.shape_of(head))
+    seeds = posterior_seeds(shown.ids, seed)
+    stored = np.dtype(networks.recipe.decoder.stored)
+
+    def fill(out: np.ndarray) -> None:
+        blocks = range(0, len(shown), block)
+        for k in progress.over(blocks, f"{head} features"):
+            stop = min(k + block, len(shown))
+            values = networks.encode(head, shown, k, stop, seeds=seeds[k:stop])
+            if stored == np.float16 and np.abs(values).max() > np.finfo(np.float16).max:
+                raise DataError(
+                    f"{head} features of stimulus {shown.ids[k]!r} or near it are beyond float16; "
+                    "set decoder.stored=float32"
+                )
+            out[k:stop] = values
+
+    if run is None:
+        out = np.zeros(shape, np.float32)
+        fill(out)
+        return out
+    settings = {
+        "head": head,
+        "stored": stored.name,
+        "networks": str(networks.recipe.low_level if head == "vdvae" else networks.recipe.tokens),
+    }
+    stage = run.stage(f"targets-{head}", settings, [identity_of(shown), str(seed)], TARGETS_VERSION)
+    path = stage.path("targets.npy")
+    if not stage.done:
+        from neurodiff.core.safe_io import atomic_path
+
+        with atomic_path(path) as temporary:
+            # a file object keeps numpy from adding a suffix to the temporary name
+            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=stored, shape=shape)
+            fill(out)
+            out.flush()
+        stage.finish({"items": len(shown)})
+    return path
+
+
+def posterior_seeds(ids: Sequence[str], seed: int) -> list[int]:
+    """A seed for each stimulus's draw from the VDVAE's posterior."""
+    return [item_seed(seed, subject="", stimulus=i, stage="vdvae posterior") for i in ids]
+
+
+def identity_of(shown: Shown) -> str:
+    """Hash of which stimuli, in which order, with which captions, and of their first pictures."""
+    digest = hashlib.sha256(repr(shown.ids).encode())
+    for name in shown.ids:
+        digest.update(repr(shown.stimuli.captions(name)).encode())
+    for image in shown.images(0, 20):
+        digest.update(image.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Everything that can be set in a Brain-Diffuser run; recipes in ``pipelines/*.yaml`` fill it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from neurodiff.core.errors import UsageError
+from neurodiff.core.training import TrainingSettings
+from neurodiff.models.vdvae_size import IMAGENET64, VDVAESize
+from neurodiff.models.versatile_diffusion import PUBLISHED, DualUNetSize
+
+HEADS = ("vdvae", "text", "vision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowLevelSettings:
+    """The VDVAE, whose first latents are decoded into the picture that the generator starts from.
+
+    weights : file of the published network; None trains one of ``size`` by ``training``.
+    latents : how many blocks' latents are decoded, coarse to fine.
+    rate_weight : of the divergence in training; below 1, fine blocks stay alive in a short one.
+    draw : targets are draws from the posterior (as published), or its means.
+    pixels, temperature : of decoding; published are "sample" and 1.
+    """
+
+    weights: str | None = None
+    size: VDVAESize = IMAGENET64
+    training: TrainingSettings | None = None
+    rate_weight: float = 1.0
+    latents: int = 31
+    draw: bool = True
+    pixels: Literal["sample", "mode"] = "sample"
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """The encoders of captions and pictures.
+
+    kind : "clip" (ViT-L/14, published), "packaged" (a sentence encoder and EfficientNet-Lite0 from
+        packages) or "plain" (no weights).
+    folder : of CLIP or Versatile Diffusion; for "packaged" of the packages, None where they are
+        installed.
+    text_tokens, grid, width : sizes of the small encoders; pictures have 1 + grid * grid tokens.
+    device : of CLIP.
+    """
+
+    kind: Literal["clip", "packaged", "plain"] = "clip"
+    folder: str | None = None
+    text_tokens: int = 12
+    grid: int = 3
+    width: int = 128
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings:
+    """A small ``AutoencoderKL`` over patches of pixels."""
+
+    channels: tuple[int, ...] = (64,)
+    latent_channels: int = 8
+    patch: int = 4
+    groups: int = 8
+    training: TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """The image-to-image latent diffusion.
+
+    folder : of the published Versatile Diffusion; None trains a small one.
+    unet, autoencoder, training : of the small one.
+    side : of its pictures, in pixels; published 512.
+    condition_dropout : share of training items whose condition is nothing.
+    condition_noise : most noise on tokens in training, in units of each number's SD: decoded
+        tokens are noisy, too.
+    strength, guidance, mix, steps : of sampling; published 0.75, 7.5, 0.4 and 50.
+    device, dtype : of the published network.
+    """
+
+    folder: str | None = None
+    unet: DualUNetSize = PUBLISHED
+    autoencoder: AutoencoderSettings | None = None
+    training: TrainingSettings | None = None
+    side: int = 512
+    condition_dropout: float = 0.1
+    condition_noise: float = 0.0
+    strength: float = 0.75
+    guidance: float = 7.5
+    mix: float = 0.4
+    steps: int = 50
+    batch: int = 8
+    device: str = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeSettings:
+    """One head. ``alphas`` are absolute, or in units of the kernel's mean eigenvalue; several are
+    chosen from by leave-one-out."""
+
+    alphas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    absolute: bool = False
+    alpha_per: Literal["head", "target"] = "head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings:
+    """The three ridges. ``standardise``: by which statistics predictions regain their spread,
+    "loo" of training, "test" as released. ``dtype`` of the streamed products, and of targets on
+    disk."""
+
+    vdvae: RidgeSettings = field(default_factory=RidgeSettings)
+    text: RidgeSettings = field(default_factory=RidgeSettings)
+    vision: RidgeSettings = field(default_factory=RidgeSettings)
+    standardise: Literal["loo", "test", "none"] = "loo"
+    dtype: Literal["float32", "float64"] = "float32"
+    stored: Literal["float16", "float32"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrainDiffuserRecipe:
+    """A whole run. ``protocol`` "brain-diffuser-2023" switches the released code's quirks on: the
+    statistics of the test set, and the level to which the first picture is noised."""
+
+    name: str
+    pipeline: Literal["brain-diffuser"] = "brain-diffuser"
+    protocol: Literal["neurodiff-1", "brain-diffuser-2023"] = "neurodiff-1"
+    low_level: LowLevelSettings = field(default_factory=LowLevelSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+
+    def __post_init__(self):
+        if self.protocol == "brain-diffuser-2023" and self.decoder.standardise != "test":
+            raise UsageError(
+                "protocol brain-diffuser-2023 re-standardises by the test set; set "
+                "decoder.standardise=test, or use protocol neurodiff-1"
+            )
+        if not 1 <= self.low_level.latents <= len(self.low_level.size.decoder_blocks):
+            raise UsageError(
+                f"low_level.latents is {self.low_level.latents}; this VDVAE has "
+                f"{len(self.low_level.size.decoder_blocks)} blocks"
+            )
+        if self.generator.folder is None and self.generator.training is not None:
+            if self.generator.autoencoder is None:
+                raise UsageError("a generator that is trained needs generator.autoencoder")
