@@ -292,6 +292,21 @@ def test_records_for_the_page():
     assert record["name"] == "distance [corners]"
 
 
+def test_mindeye_holds_pictures_at_256_before_anything_else():
+    seen = []
+
+    class Watch(Corners):
+        def __call__(self, images):
+            seen.append(images.shape[1:])
+            return super().__call__(images)
+
+    evaluate(answers(), protocol="mindeye-2023", networks=[Watch()])
+    assert set(seen) == {(256, 256, 3)}
+    seen.clear()
+    evaluate(answers(), networks=[Watch()])
+    assert set(seen) == {(32, 32, 3)}
+
+
 def test_networks_may_be_given_with_their_notes():
     known = ImageNetworks((Corners(),), ("CLIP is not available",))
     found = evaluate(answers(), networks=known)

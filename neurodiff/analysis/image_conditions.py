@@ -141,7 +141,7 @@ def baselines(
         made[SHUFFLED] = (NO_BRAIN, swapped)
     if train and scorer.networks:
         judge = next(one for one in scorer.networks if one.name == scorer.judge)
-        rows = features(judge, [as_uint8(one.image) for one in pictures], scorer.progress)
+        rows = features(judge, [scorer.input_of(one.image) for one in pictures], scorer.progress)
         nearest = alike(rows, scorer.train[judge.name], judge.name).argmax(axis=1)
         answers = [replace(one, image=train[k]) for one, k in zip(pictures, nearest, strict=True)]
         made[f"{NEAREST} [{judge.name}]"] = ("strong baseline", answers)

@@ -91,14 +91,14 @@ class ImageScorer:
         for name, picture in zip(shown, self.pixels, strict=True):
             if np.ptp(picture) == 0:
                 raise DataError(f"the picture of stimulus {name!r} is one colour; check its file")
-        pictures = list(shown.values())
+        pictures = [self._stored(picture) for picture in shown.values()]
         self.features = {one.name: features(one, pictures, progress) for one in self.networks}
         self.train: dict[str, np.ndarray] = {}
         self.train_pictures = [] if train is None else list(train)
         if self.train_pictures and self.networks:
             # of one network: those of all would be gigabytes for a whole training set
             judge = next(one for one in self.networks if one.name == self.judge)
-            arrays = [as_uint8(image) for image in self.train_pictures]
+            arrays = [self._stored(as_uint8(image)) for image in self.train_pictures]
             self.train = {judge.name: features(judge, arrays, progress)}
         self.cluster = self._clusters()
 
@@ -118,6 +118,7 @@ class ImageScorer:
         arrays = [as_uint8(one.image) for one in kept]
         groups = self._groups(table.iloc[scored])
         self._pixel_scores(table, scored, arrays, groups, nulls)
+        arrays = [self._stored(picture) for picture in arrays]
         for network in self.networks:
             self._network_scores(table, scored, arrays, groups, nulls, network)
         table["note"] = table.pop("note")  # the last column
@@ -126,6 +127,10 @@ class ImageScorer:
         if flat:
             notes.append(f"{flat} reconstructions are of one colour; their PixCorr counts 0")
         return ImageEvaluation(table, self.rules.name, tuple(notes), nulls)
+
+    def input_of(self, image: PIL.Image.Image) -> np.ndarray:
+        """A picture as networks are handed it by the protocol, uint8."""
+        return self._stored(as_uint8(image))
 
     @property
     def judge(self) -> str:
@@ -285,8 +290,13 @@ class ImageScorer:
 
     def _square(self, picture: np.ndarray) -> np.ndarray:
         if self.rules.stored is not None:
-            picture = square(picture, self.rules.stored, rule="bilinear")
+            picture = square(picture, self.rules.stored, rule=self.rules.pixels)
         return square(picture, PIXELS, rule=self.rules.pixels)
+
+    def _stored(self, picture: np.ndarray) -> np.ndarray:
+        """What networks are handed: uint8, at the size in which a protocol holds pictures."""
+        stored = self.rules.stored
+        return picture if stored is None else square(picture, stored, rule="bilinear")
 
 
 def as_uint8(image: Any) -> np.ndarray:

@@ -67,12 +67,13 @@ def ssim(
 
 
 def square(
-    picture: UInt8[np.ndarray, "h w 3"], size: int = SSIM_SIZE, *, rule: Resize = "bilinear"
+    picture: Shaped[np.ndarray, "h w 3"], size: int = SSIM_SIZE, *, rule: Resize = "bilinear"
 ) -> Shaped[np.ndarray, "size size 3"]:
     """Bring a picture to ``size`` x ``size``; the aspect is not kept and nothing is cut off.
 
     Parameters
     ----------
+    picture : uint8; by "bilinear float" also float32 in 0..1.
     rule : "bicubic" is Pillow's default, by which Brain-Diffuser brings its reconstructions to
         425 px; "bilinear" is the same on uint8; both low-pass before they shrink.
         "bilinear float" does not round to whole grey levels, as MindEye's resizing of tensors.
@@ -85,8 +86,9 @@ def square(
     from PIL import Image
 
     if rule == "bilinear float":
+        light = picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture
         parts = [
-            Image.fromarray(picture[..., k].astype(np.float32) / 255).resize(
+            Image.fromarray(np.ascontiguousarray(light[..., k])).resize(
                 (size, size), Image.Resampling.BILINEAR
             )
             for k in range(3)
