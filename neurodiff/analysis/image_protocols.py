@@ -262,7 +262,7 @@ def published_images(card: ImageCard) -> pd.DataFrame:
             cells[metric] = (
                 "not found"
                 if value is None
-                else f"{value:g} (?)"
+                else f"{value:.3f} (?)"
                 if metric in row.unsure
                 else value
             )
