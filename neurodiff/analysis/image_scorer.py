@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from neurodiff.features.image_networks import FeatureExtractor
     from neurodiff.pipelines.pictures import Picture
 
+Known = dict[tuple, np.ndarray]  # (shape, hash) of a picture -> its row of features
 FLAT = "one colour: PixCorr counts 0"
 PERMUTATIONS = 1000
+SHORT = 4096  # numbers in a row of features that is remembered
 BLOCK = 64  # pictures handed to a network at a time
 PIXELS = SSIM_SIZE  # on a side, of PixCorr and SSIM
 
@@ -92,14 +94,15 @@ class ImageScorer:
             if np.ptp(picture) == 0:
                 raise DataError(f"the picture of stimulus {name!r} is one colour; check its file")
         pictures = [self._stored(picture) for picture in shown.values()]
-        self.features = {one.name: features(one, pictures, progress) for one in self.networks}
+        self._known: dict[str, Known] = {one.name: {} for one in self.networks}
+        self.features = {one.name: self.rows(one, pictures) for one in self.networks}
         self.train: dict[str, np.ndarray] = {}
         self.train_pictures = [] if train is None else list(train)
         if self.train_pictures and self.networks:
             # of one network: those of all would be gigabytes for a whole training set
             judge = next(one for one in self.networks if one.name == self.judge)
             arrays = [self._stored(as_uint8(image)) for image in self.train_pictures]
-            self.train = {judge.name: features(judge, arrays, progress)}
+            self.train = {judge.name: self.rows(judge, arrays)}
         self.cluster = self._clusters()
 
     def score(self, pictures: Sequence[Picture]) -> ImageEvaluation:
@@ -127,6 +130,10 @@ class ImageScorer:
         if flat:
             notes.append(f"{flat} reconstructions are of one colour; their PixCorr counts 0")
         return ImageEvaluation(table, self.rules.name, tuple(notes), nulls)
+
+    def rows(self, network: FeatureExtractor, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Features of pictures; those that were asked for before are remembered."""
+        return features(network, pictures, self.progress, known=self._known[network.name])
 
     def input_of(self, image: PIL.Image.Image) -> np.ndarray:
         """A picture as networks are handed it by the protocol, uint8."""
@@ -222,7 +229,7 @@ class ImageScorer:
 
     def _network_scores(self, table, scored, arrays, groups, nulls, network) -> None:
         name = network.name
-        made, true = features(network, arrays, self.progress), self.features[name]
+        made, true = self.rows(network, arrays), self.features[name]
         inside = (WITHIN, CLUSTER_HIT) if self.cluster else ()
         labels = [column(metric, name) for metric in (TWO_WAY, BACK, *inside, DISTANCE)]
         for label in labels:
@@ -305,37 +312,49 @@ def as_uint8(image: Any) -> np.ndarray:
 
 
 def features(
-    network: FeatureExtractor, pictures: Sequence[np.ndarray], progress: Progress = SILENT
+    network: FeatureExtractor,
+    pictures: Sequence[np.ndarray],
+    progress: Progress = SILENT,
+    *,
+    known: Known | None = None,
 ) -> np.ndarray:
     """Rows of a network for pictures of any sizes; pictures of one size go in together.
+
+    A picture that is there twice is computed once, so that equal pictures have equal rows.
+
+    Parameters
+    ----------
+    known : rows of pictures that were computed before; new ones are added, unless they are long.
 
     Raises
     ------
     DataError : the network returns other than one finite row a picture.
     """
-    seen: dict[tuple, int] = {}  # equal pictures have equal rows, exactly
+    known = {} if known is None else known
     keys = [(p.shape, hashlib.sha256(p.tobytes()).digest()) for p in pictures]
-    which = [seen.setdefault(key, len(seen)) for key in keys]
-    first = {row: k for k, row in reversed(list(enumerate(which)))}
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for row in range(len(seen)):
-        by_size.setdefault(pictures[first[row]].shape, []).append(row)
+    rows = {key: known[key] for key in keys if key in known}
+    by_size: dict[tuple[int, ...], dict] = {}
+    for key, picture in zip(keys, pictures, strict=True):
+        if key not in rows:
+            by_size.setdefault(picture.shape, {})[key] = picture
     blocks = [
-        members[start : start + BLOCK]
-        for members in by_size.values()
-        for start in range(0, len(members), BLOCK)
+        list(fresh.items())[start : start + BLOCK]
+        for fresh in by_size.values()
+        for start in range(0, len(fresh), BLOCK)
     ]
-    rows: list = [None] * len(seen)
-    for block in progress.over(blocks, f"{network.name}, {len(seen)} pictures"):
-        found = np.asarray(network(np.stack([pictures[first[row]] for row in block])))
+    new = sum(len(block) for block in blocks)
+    for block in progress.over(blocks, f"{network.name}, {new} pictures"):
+        found = np.asarray(network(np.stack([picture for _, picture in block])))
         if found.ndim != 2 or len(found) != len(block) or not np.isfinite(found).all():
             raise DataError(
                 f"{network.name} returned {found.shape} for {len(block)} pictures, or values that "
                 "are not finite; expected one finite row a picture"
             )
-        for row, values in zip(block, found, strict=True):
-            rows[row] = values
-    return np.stack([rows[row] for row in which]) if which else np.zeros((0, 1), np.float32)
+        for (key, _), row in zip(block, found, strict=True):
+            rows[key] = row
+            if len(row) <= SHORT:
+                known[key] = row
+    return np.stack([rows[key] for key in keys]) if keys else np.zeros((0, 1), np.float32)
 
 
 def alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
