@@ -174,7 +174,7 @@ def _generator(
 
     def fit_vae(folder: Any, log: Any) -> dict[str, float]:
         found = _fit_autoencoder(vae, pictures(), autoencoder, seed, folder, log, progress)
-        scale.data = torch.tensor(1 / _encoded(vae, pictures()).std())
+        scale.data = 1 / _encoded(vae, pictures()).std()
         return found
 
     def restore_vae(state: dict[str, torch.Tensor]) -> None:

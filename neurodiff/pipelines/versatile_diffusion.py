@@ -264,14 +264,15 @@ class VersatileDiffusionGenerator:
         """The autoencoder in the units of the path."""
 
         def posterior(x: Tensor) -> Tensor:
-            found = self.vae.encode(x).latent_dist
+            found = self.vae.encode(pixel_unshuffle(x, self.settings.patch)).latent_dist
             mean, std = found.mean.to(self._trajectory), found.std.to(self._trajectory)
             if self.settings.encode == "mode":
                 return mean
             return mean + std * item_noise(generators)(0, mean)
 
         def decoder(z: Tensor) -> Tensor:
-            return self.vae.decode(z.to(self._of(self.vae))).sample
+            patches = self.vae.decode(z.to(self._of(self.vae))).sample
+            return pixel_shuffle(patches, self.settings.patch)
 
         return Latents(posterior, decoder, std=1 / self.settings.latent_scale)
 
