@@ -229,3 +229,13 @@ def test_without_pictures_and_captions(root):
     assert table.query("status == 'missing'")["what"].tolist() == [
         "subj01 pictures", "subj01 captions",
     ]  # fmt: skip
+
+
+def test_check_of_features_and_predictions(root, small):
+    test = np.zeros((TEST, 5), np.float32)
+    files.write_features(root, 1, "vdvae", test, test)
+    files.write_predictions(root, 1, "vdvae", test)
+    table = check_dataset("brain_diffuser_npy", root=root)
+    assert table["found"].tolist()[1:] == ["of 2 test pictures"] * 2
+    np.save(files.predictions_path(root, 1, "vdvae"), np.zeros((2, 4)))
+    assert check_dataset("brain_diffuser_npy", root=root)["status"].tolist()[-1] == "broken"

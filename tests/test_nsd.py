@@ -106,6 +106,13 @@ def test_a_cache_that_is_too_small_changes_nothing(whole):
     np.testing.assert_array_equal(copy[rows], np.float32(stored(mask)[rows]) / np.float32(300))
 
 
+def test_a_recording_goes_to_another_process(whole):
+    """Its data and ROIs are read there, from the same files."""
+    recording, _ = NSD.open(whole[0], sessions=1)
+    sent = pickle.loads(pickle.dumps(recording))  # noqa: S301  (our own bytes)
+    assert sent.fingerprint() == recording.fingerprint()
+
+
 # -------------------------------------------------------------------------------- the split (P14)
 
 
@@ -212,6 +219,19 @@ def test_every_family_is_named_by_its_ctab(whole):
     assert recording.roi("V1", "V2").n_features == int(((prf >= 1) & (prf <= 4)).sum())
     with pytest.raises(UsageError, match=r"no ROI 'FFA'"):
         recording.roi("FFA")
+
+
+def test_a_family_with_one_hemisphere(tmp_path):
+    layout.write_nsd(tmp_path, sessions=(1,))
+    folder = layout.roi_folder(tmp_path)
+    (folder / "rh.floc-faces.nii.gz").unlink()
+    (folder / "floc-faces.nii.gz").unlink()
+    (folder / "Kastner2015.nii.gz").unlink()
+    rois = NSD.open(tmp_path, sessions=1)[0].rois
+    assert "lh.OFA" in rois
+    assert "OFA" not in rois
+    both = rois["lh.Kastner2015/V1v"] | rois["rh.Kastner2015/V1v"]
+    np.testing.assert_array_equal(rois["Kastner2015/V1v"], both)
 
 
 def test_a_family_without_names_goes_by_number(tmp_path):

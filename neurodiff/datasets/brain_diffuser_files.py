@@ -22,9 +22,6 @@ Ozcelik & VanRullen 2023, Scientific Reports 13:15666, and its code.
 
 from __future__ import annotations
 
-import os
-import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,7 @@ from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_io import read_npy, require_finite
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.datasets.findings import Finding
+from neurodiff.datasets.npz import map_npz_member
 from neurodiff.datasets.nsd_betas import PER_PERCENT
 from neurodiff.datasets.nsd_files import subject_name, subject_number
 from neurodiff.datasets.numpy_pickle import read_pickled_arrays
@@ -271,7 +268,7 @@ def read_features(root: str | Path, subject: int | str, head: str, split: str) -
     """
     path = features_path(root, subject, head, split)
     if head == "vdvae":
-        return _mapped_member(path, f"{split}_latents", (None, *HEADS[head]))
+        return map_npz_member(path, f"{split}_latents", HEADS[head])
     return _mapped(path, head)
 
 
@@ -330,107 +327,3 @@ def _require_items(head: str, array: Any) -> None:
             f"{head} is {array.dtype} {array.shape}; expected real numbers (n, "
             f"{', '.join(map(str, HEADS[head]))})"
         )
-
-
-def _mapped_member(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """An array of an archive that ``np.savez`` wrote; mapped in place, as it is not packed."""
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; check the path")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path, allow_pickle=False) as loaded:
-                array = loaded[name]
-        else:
-            array = _stored_member(path, member)
-    except KeyError:
-        raise DataError(
-            f"{path} has no array {name!r}; expected train_latents and test_latents"
-        ) from (None)
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a whole archive of arrays ({first})") from None
-    fits = len(array.shape) == len(shape) and array.shape[1:] == shape[1:]
-    if not fits or array.dtype.kind != "f":
-        raise DataError(
-            f"{name} of {path} is {array.dtype} {array.shape}; expected real numbers (n, "
-            f"{', '.join(map(str, shape[1:]))})"
-        )
-    return array
-
-
-def _stored_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    with open(path, "rb") as file:
-        file.seek(member.header_offset)
-        lengths = struct.unpack("<26x2H", file.read(30))
-        file.seek(sum(lengths), os.SEEK_CUR)
-        if np.lib.format.read_magic(file) == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            raise ValueError("an array header of another version")
-        offset = file.tell()
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of type {dtype}")
-    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-
-
-# ------------------------------------------------------------------------------------------ check
-
-
-def check_prepared_npy(root: str | Path, subject: int | str | None = None) -> list[Finding]:
-    """What of the published files is there, of one subject or of all; reads the betas."""
-    root = Path(root)
-    if not root.is_dir():
-        return [Finding.missing("folder", root, "there is no such folder", "give --root the data")]
-    folders = sorted((root / "processed_data").glob("subj0[1-8]"))
-    names = [path.name for path in folders] if subject is None else [subject_name(subject)]
-    if not names:
-        text = "there is no processed_data/subj01 or so"
-        return [Finding.missing("subject", root, text, "prepare a subject, or give another root")]
-    findings = []
-    for name in names:
-        where = root / "processed_data" / name
-        try:
-            recording, _ = open_prepared_npy(root, name)
-            for start in range(0, recording.n_trials, 256):
-                recording.data[start : start + 256]
-        except MissingDataError as error:
-            findings.append(Finding.missing(name, where, str(error), "prepare it again"))
-            continue
-        except DataError as error:
-            findings.append(Finding.broken(name, where, str(error), "prepare it again"))
-            continue
-        sizes = recording.trials["split"].value_counts()
-        text = f"{sizes['train']} + {sizes['test']} pictures, {recording.n_features} voxels"
-        findings.append(Finding.fine(name, where, text))
-        for kind, what in (("stim", "pictures"), ("cap", "captions")):
-            for split in SPLITS:
-                path = prepared_path(root, name, split, kind)
-                if not path.is_file():
-                    findings.append(
-                        Finding.missing(f"{name} {what}", path, "not there", f"go without {what}")
-                    )
-        findings += _check_products(root, name)
-    return findings
-
-
-def _check_products(root: Path, subject: str) -> list[Finding]:
-    findings = []
-    for head in HEADS:
-        products = {
-            "features": (features_path(root, subject, head, "test"), read_features),
-            "predictions": (predictions_path(root, subject, head), read_predictions),
-        }
-        for what, (path, read) in products.items():
-            if not path.is_file():
-                continue
-            try:
-                options = ("test",) if what == "features" else ()
-                count = len(read(root, subject, head, *options))
-                findings.append(Finding.fine(f"{subject} {head} {what}", path, f"of {count}"))
-            except DataError as error:
-                findings.append(
-                    Finding.broken(f"{subject} {head} {what}", path, str(error), "make it again")
-                )
-    return findings

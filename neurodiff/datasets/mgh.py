@@ -17,7 +17,9 @@ import numpy as np
 from neurodiff.core.errors import DataError, MissingDataError
 
 OFFSET = 284
-TYPES = {0: np.dtype("u1"), 1: np.dtype(">i4"), 3: np.dtype(">f4"), 4: np.dtype(">i2")}
+TYPES: dict[int, np.dtype] = {
+    0: np.dtype("u1"), 1: np.dtype(">i4"), 3: np.dtype(">f4"), 4: np.dtype(">i2"),
+}  # fmt: skip
 
 
 def mgh_header(path: Path) -> tuple[tuple[int, int, int, int], np.dtype]:
