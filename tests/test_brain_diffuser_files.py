@@ -2,9 +2,11 @@
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
@@ -69,6 +71,18 @@ def test_what_we_write_is_what_we_read(root, tmp_path):
     stim = np.load(files.prepared_path(tmp_path / "new", 7, "test", "stim"))
     assert stim.dtype == np.uint8
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_pictures_of_different_sizes_leave_nothing_behind(root, tmp_path):
+    recording, stimuli = files.open_prepared_npy(root, 1)
+    sizes = iter([8, 8, 4])
+    stimuli.load_image = lambda name: PIL.Image.new("RGB", (next(sizes), 8))
+    with pytest.raises(DataError, match=r"train-00001 has shape \(8, 4, 3\)"):
+        files.write_prepared_npy(tmp_path / "new", 1, recording, stimuli)
+    assert not list((tmp_path / "new").rglob("*stim*"))
+    for change in ({"unit": "z"}, {"data": recording.array()[:, None]}):
+        with pytest.raises(UsageError, match="expected percent signal change without frames"):
+            files.write_prepared_npy(tmp_path, 1, replace(recording, **change), stimuli)
 
 
 def test_from_nsd_to_the_published_files(tmp_path):

@@ -22,13 +22,14 @@ Ozcelik & VanRullen 2023, Scientific Reports 13:15666, and its code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import atomic_path, write_npy
+from neurodiff.core.atomic import atomic_path, atomic_write, write_npy
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_io import read_npy, require_finite
@@ -231,9 +232,10 @@ def write_prepared_npy(
         ids = part.trials["stimulus"].tolist()
         if len(set(ids)) != len(ids):
             raise UsageError("a picture has several trials; average them with mean_repeats() first")
-        write_npy(
+        _write_rows(
             prepared_path(root, subject, split, "fmriavg_nsdgeneral"),
-            part.array().astype(np.float64) * PER_PERCENT,
+            (part.n_trials, part.n_features),
+            (part.data[row].astype(np.float64) * PER_PERCENT for row in range(part.n_trials)),
         )
         texts = [[*stimuli.captions(name)[:CAPTIONS], *[""] * CAPTIONS][:CAPTIONS] for name in ids]
         write_npy(prepared_path(root, subject, split, "cap"), np.array(texts, dtype=np.str_))
@@ -242,17 +244,30 @@ def write_prepared_npy(
 
 def _write_pictures(path: Path, stimuli: Stimuli, ids: list[str]) -> None:
     shape = np.asarray(stimuli[ids[0]].image()).shape
-    with atomic_path(path) as temporary:
-        brick = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), *shape))
-        for row, name in enumerate(ids):
+
+    def pictures() -> Iterator[np.ndarray]:
+        for name in ids:
             picture = np.asarray(stimuli[name].image())
             if picture.shape != shape:
                 raise DataError(
                     f"the picture of {name} has shape {picture.shape}, that of {ids[0]} {shape}; "
                     "resize them to one size first"
                 )
-            brick[row] = picture
-        brick.flush()
+            yield picture
+
+    _write_rows(path, (len(ids), *shape), pictures(), np.uint8)
+
+
+def _write_rows(
+    path: Path, shape: tuple[int, ...], rows: Iterable[np.ndarray], dtype: Any = np.float64
+) -> None:
+    """A ``.npy`` file of ``shape``, one row in memory at a time, whole or not at all."""
+    described = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": described, "fortran_order": False, "shape": shape}
+    with atomic_write(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(np.ascontiguousarray(row, dtype).tobytes())
 
 
 # ----------------------------------------------------------------- features, predictions, weights
