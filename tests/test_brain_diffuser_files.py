@@ -134,6 +134,20 @@ def test_features_and_predictions_under_their_names(tmp_path, small):
     ]
 
 
+def test_predictions_of_regions_have_names_of_their_own(tmp_path, small):
+    for head, item in small.items():
+        array = np.ones((13, *item), np.float32)
+        files.write_predictions(tmp_path, 1, head, array, kind="roi")
+        np.testing.assert_array_equal(files.read_predictions(tmp_path, 1, head, "roi"), array)
+    assert sorted(path.name for path in tmp_path.rglob("*.npy")) == [
+        "nsd_cliptext_roi_nsdgeneral.npy",
+        "nsd_clipvision_roi_nsdgeneral.npy",
+        "nsd_vdvae_nsdgeneral_roi_sub1_31l_alpha50k.npy",
+    ]
+    with pytest.raises(UsageError, match="there are test and roi"):
+        files.predictions_path(tmp_path, 1, "vdvae", "train")
+
+
 def test_a_packed_archive_is_read_as_well(tmp_path, small):
     path = files.features_path(tmp_path, 1, "vdvae", "train")
     path.parent.mkdir(parents=True)

@@ -9,6 +9,7 @@
     extracted_features/subj01/nsd_{cliptext,clipvision}_{train,test}.npy  (n, 77 | 257, 768)
     predicted_features/subj01/nsd_vdvae_nsdgeneral_pred_sub1_31l_alpha50k.npy
     predicted_features/subj01/nsd_{cliptext,clipvision}_predtest_nsdgeneral.npy
+    predicted_features/subj01/nsd_vdvae_nsdgeneral_roi_sub1_31l_alpha50k.npy, ..._roi_nsdgeneral.npy
     regression_weights/subj01/{vdvae,cliptext,clipvision}_regression_weights.pkl   weight, bias
 
 ``root`` is the folder of these four (``data`` of the published repository).  Arrays are memory
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ HEADS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Heads and the shape of one item of each."""
 CAPTIONS = 5
+Prediction = Literal["test", "roi"]
 
 
 # ------------------------------------------------------------------------------ names of the files
@@ -63,13 +65,18 @@ def features_path(root: str | Path, subject: int | str, head: str, split: str) -
     return _folder(root, "extracted_features", subject_number(subject)) / f"nsd_{name}"
 
 
-def predictions_path(root: str | Path, subject: int | str, head: str) -> Path:
-    """File of the predictions of a head for the test pictures."""
+def predictions_path(
+    root: str | Path, subject: int | str, head: str, kind: Prediction = "test"
+) -> Path:
+    """File of the predictions of a head, of the test pictures or of regions of interest."""
     _require_head(head)
+    if kind not in ("test", "roi"):
+        raise UsageError(f"there are no predictions of {kind!r}; there are test and roi")
     number = subject_number(subject)
-    name = f"{head}_predtest_nsdgeneral"
+    name = f"{head}_{'predtest' if kind == 'test' else 'roi'}_nsdgeneral"
     if head == "vdvae":
-        name = f"vdvae_nsdgeneral_pred_sub{number}_31l_alpha50k"
+        what = "pred" if kind == "test" else "roi"
+        name = f"vdvae_nsdgeneral_{what}_sub{number}_31l_alpha50k"
     return _folder(root, "predicted_features", number) / f"nsd_{name}.npy"
 
 
@@ -298,15 +305,19 @@ def write_features(root: str | Path, subject: int | str, head: str, train: Any, 
             np.savez(temporary, train_latents=train, test_latents=test)
 
 
-def read_predictions(root: str | Path, subject: int | str, head: str) -> np.ndarray:
-    """Predictions (test pictures, ...) of a head, mapped."""
-    return _mapped(predictions_path(root, subject, head), head)
+def read_predictions(
+    root: str | Path, subject: int | str, head: str, kind: Prediction = "test"
+) -> np.ndarray:
+    """Predictions (test pictures or regions, ...) of a head, mapped."""
+    return _mapped(predictions_path(root, subject, head, kind), head)
 
 
-def write_predictions(root: str | Path, subject: int | str, head: str, array: Any) -> None:
+def write_predictions(
+    root: str | Path, subject: int | str, head: str, array: Any, kind: Prediction = "test"
+) -> None:
     """Write predictions under the published name."""
     _require_items(head, array)
-    write_npy(predictions_path(root, subject, head), array)
+    write_npy(predictions_path(root, subject, head, kind), array)
 
 
 def read_weights(root: str | Path, subject: int | str, head: str) -> tuple[np.ndarray, np.ndarray]:
