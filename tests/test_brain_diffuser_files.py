@@ -208,7 +208,7 @@ BROKEN = {
     "voxels": (_replaced("test", "fmriavg_nsdgeneral", np.zeros((2, 4))), "not of the same"),
     "type": (_replaced("test", "fmriavg_nsdgeneral", np.zeros((2, 3), int)), "holds int64"),
     "dimensions": (_replaced("train", "fmriavg_nsdgeneral", np.zeros(3)), r"shape \(3,\)"),
-    "captions": (_replaced("test", "cap", np.array([["a"] * 5])), r"expected text \(2, 5\)"),
+    "captions": (_replaced("test", "cap", np.array([["a"] * 5])), "of 1 pictures; expected 2"),
     "objects": (_replaced("test", "cap", np.array([[None] * 5] * 2)), "not a whole .npy file"),
     "pictures": (_replaced("train", "stim", np.zeros((3, 8, 8, 3), np.uint8)), r"\(4, any"),
     "truncated": (

@@ -38,6 +38,7 @@ from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.npz import map_npz_member
 from neurodiff.datasets.nsd_betas import PER_PERCENT
 from neurodiff.datasets.nsd_files import subject_name, subject_number
+from neurodiff.datasets.nsd_stimuli import mapped_text
 from neurodiff.datasets.numpy_pickle import read_pickled_arrays
 
 SPLITS = ("train", "test")
@@ -196,19 +197,11 @@ def read_captions(path: Path, count: int) -> list[tuple[str, ...]]:
     Raises
     ------
     MissingDataError : there is no such file.
-    DataError : no text of shape (count, captions).
+    DataError : no text, or of another number of pictures.
     """
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; make it again")
-    try:
-        texts = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a whole .npy file of text ({first})") from None
-    if texts.dtype.kind != "U" or texts.ndim != 2 or len(texts) != count:
-        raise DataError(
-            f"{path} holds {texts.dtype} {texts.shape}; expected text ({count}, {CAPTIONS})"
-        )
+    texts = mapped_text(path)
+    if len(texts) != count:
+        raise DataError(f"{path} has captions of {len(texts)} pictures; expected {count}")
     return [tuple(text for text in (str(value).strip() for value in row) if text) for row in texts]
 
 

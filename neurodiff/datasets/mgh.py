@@ -61,7 +61,7 @@ def read_mgh(path: Path) -> np.ndarray:
         with opened(path) as file:
             file.seek(OFFSET)
             data = file.read(size)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from None
     if len(data) < size:
         raise DataError(f"{path} is truncated: {len(data)} of {size} bytes; download it again")
