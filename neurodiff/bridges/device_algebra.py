@@ -90,7 +90,7 @@ def positive_solver(matrix: np.ndarray, device: str = "cpu") -> Callable[[np.nda
 def upper_factor(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Upper triangular R with ``R.T @ R == matrix.T @ matrix``."""
     if device == "cpu":
-        return np.linalg.qr(matrix, mode="r")
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
     import torch
 
     return _get(torch.linalg.qr(_put(matrix, device), mode="r")[1])

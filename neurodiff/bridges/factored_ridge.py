@@ -80,6 +80,9 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     (1, 3, 2)
     """
 
+    alpha_: Any
+    statistics_: TargetStatistics
+
     def __init__(
         self,
         alphas: Any = None,
@@ -132,7 +135,11 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "targets for each trial, in the same order"
             )
         grid = penalty_grid(self.alphas, absolute=self.absolute, unit=factor.mean_eigenvalue)
-        options = {"standardise": self.standardise, "dtype": dtype, "block": self.block}
+        options: dict[str, Any] = {
+            "standardise": self.standardise,
+            "dtype": dtype,
+            "block": self.block,
+        }
         self.sketch_r2_ = None
         if self.alpha_per == "target" and len(grid) > 1:
             self.alpha_, self.statistics_ = target_statistics(factor, targets, grid, **options)

@@ -79,6 +79,7 @@ def permutation_null(
     for place in train.slices(block):
         Y, mean = centred_block(train, place, kind)
         goal = test.block(place.start, place.stop, kind)
+        measure: Callable[[np.ndarray], np.ndarray]
         if statistic is None:
             measure = _Correlation(goal, place.start)
         else:
