@@ -142,6 +142,26 @@ def check_request(
     )
 
 
+def null_tokens(name: str, tokens: Any, width: int) -> Tensor:
+    """Tokens that stand for "no condition", (count, width) or (1, count, width), as the latter.
+
+    Raises
+    ------
+    UsageError : another shape.
+    DataError : NaN or infinity.
+    """
+    values = torch.as_tensor(tokens).detach().to("cpu", torch.float32)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or len(values) != 1 or values.shape[2] != width:
+        raise UsageError(
+            f"null {name} tokens have the shape {tuple(values.shape)}; the network reads "
+            f"(count, {width})"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise DataError(f"null {name} tokens hold NaN or infinity")
+    return values
+
+
 def pixels(images: Sequence[PIL.Image.Image]) -> Tensor:
     """RGB pictures of one size as (n, 3, h, w), float32, -1 to 1."""
     array = np.stack([np.asarray(image) for image in images])

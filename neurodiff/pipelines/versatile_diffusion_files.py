@@ -159,7 +159,7 @@ def from_folder(
         )
     return VersatileDiffusionGenerator(
         unet.to(device=device, dtype=dtype),
-        vae.to(device=device, dtype=torch.float32),
+        nn.Module.to(vae, device=device, dtype=torch.float32),
         null_text_tokens=null_text_tokens,
         null_image_tokens=null_image_tokens,
         settings=settings,
