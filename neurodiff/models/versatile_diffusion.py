@@ -118,7 +118,7 @@ class DualGuidedUNet(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.size = size or DualUNetSize()
-        self.unet = UNet2DConditionModel(**self.size.config())
+        self.unet: Any = UNet2DConditionModel(**self.size.config())
         blocks = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
         for block in blocks:
             places = getattr(block, "attentions", [])
@@ -197,8 +197,9 @@ class DualTransformer(nn.Module):
 
     def __init__(self, vision: nn.Module, text: nn.Module):
         super().__init__()
-        self.vision, self.text = vision, text
-        for transformer in (vision, text):
+        self.vision: Any = vision
+        self.text: Any = text
+        for transformer in (self.vision, self.text):
             for block in transformer.transformer_blocks:
                 block.attn2.set_processor(_CrossAttention())
 
@@ -257,6 +258,27 @@ def named_states(
     return ready, [name for name in text if ".attentions." not in name]
 
 
+def compare_states(
+    network: DualGuidedUNet, image: Mapping[str, Tensor], text: Mapping[str, Tensor]
+) -> KeyReport:
+    """What :func:`load_states` would find; nothing is loaded."""
+    ready, left_out = named_states(image, text)
+    own = network.state_dict()
+    both = [name for name in own if name in ready]
+    fits = {name: ready[name].shape == own[name].shape for name in both}
+    return KeyReport(
+        matched=[name for name in both if fits[name]],
+        missing=[name for name in own if name not in ready],
+        unexpected=[name for name in ready if name not in own],
+        other_shape=[
+            f"{name} {tuple(ready[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in both
+            if not fits[name]
+        ],
+        left_out=left_out,
+    )
+
+
 def load_states(
     network: DualGuidedUNet, image: Mapping[str, Tensor], text: Mapping[str, Tensor]
 ) -> KeyReport:
@@ -269,24 +291,10 @@ def load_states(
     ------
     ValueError : names are missing or unknown, or tensors have other shapes.
     """
-    ready, left_out = named_states(image, text)
-    own = network.state_dict()
-    both = [name for name in own if name in ready]
-    fits = {name: ready[name].shape == own[name].shape for name in both}
-    report = KeyReport(
-        matched=[name for name in both if fits[name]],
-        missing=[name for name in own if name not in ready],
-        unexpected=[name for name in ready if name not in own],
-        other_shape=[
-            f"{name} {tuple(ready[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in both
-            if not fits[name]
-        ],
-        left_out=left_out,
-    )
+    report = compare_states(network, image, text)
     if problem := report.sentence():
         raise ValueError(f"these weights are not of this network: {problem}")
-    network.load_state_dict(ready, assign=True)
+    network.load_state_dict(named_states(image, text)[0], assign=True)
     return report
 
 

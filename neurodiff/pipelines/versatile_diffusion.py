@@ -175,7 +175,7 @@ class VersatileDiffusionGenerator:
         UsageError, DataError : see :mod:`neurodiff.pipelines.generators`.
         """
         check_options(strength=strength, guidance=guidance, mix=mix, steps=steps)
-        noised, grid = self.levels(steps=steps, strength=strength)
+        noised, grid = self.levels(steps=int(steps), strength=float(strength))
         request = check_request(
             init_images,
             text_tokens,
