@@ -107,6 +107,7 @@ class DualGuidedUNet(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> net = DualGuidedUNet(DualUNetSize(text_width=6, image_width=5))
     >>> text, image = torch.zeros(2, 7, 6), torch.zeros(2, 3, 5)
     >>> net(torch.zeros(2, 4, 8, 8), torch.tensor([1, 721]), text, image, 0.4).shape
@@ -118,9 +119,9 @@ class DualGuidedUNet(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.size = size or DualUNetSize()
-        self.unet: Any = UNet2DConditionModel(**self.size.config())
-        blocks = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
-        for block in blocks:
+        unet: Any = UNet2DConditionModel(**self.size.config())
+        self.unet = unet
+        for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
             places = getattr(block, "attentions", [])
             for i, vision in enumerate(places):
                 text = type(vision)(
@@ -195,11 +196,10 @@ class DualGuidedUNet(nn.Module):
 class DualTransformer(nn.Module):
     """Two spatial transformers at one place of a U-Net, mixed; called as diffusers' blocks do."""
 
-    def __init__(self, vision: nn.Module, text: nn.Module):
+    def __init__(self, vision: Any, text: Any):
         super().__init__()
-        self.vision: Any = vision
-        self.text: Any = text
-        for transformer in (self.vision, self.text):
+        self.vision, self.text = vision, text
+        for transformer in (vision, text):
             for block in transformer.transformer_blocks:
                 block.attn2.set_processor(_CrossAttention())
 
