@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from neurodiff.metrics import identification as ident
+from neurodiff.metrics.statistics import binomial_p_legacy
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics_identification.json").read_text())
 
@@ -199,3 +200,22 @@ def test_bad_input_is_named():
         ident.similarities(np.zeros((1, 3)), np.eye(3), similarity="cosine")
     with pytest.raises(ValueError, match="3 ids for 2 items"):
         ident.feature_identification(np.eye(3)[:2], np.eye(3)[:2], ids=["a", "b", "c"])
+
+
+def test_pairing_rates_are_the_published_scores_in_both_directions():
+    predicted, truth = published_features()
+    outputs = GOLDEN["metrics.two_way"]["outputs"]
+    scores = ident.similarities(predicted, truth)
+    for vary, name in (
+        ("truths", "two_way_official"),
+        ("reconstructions", "two_way_rows_variant(recon varies)"),
+    ):
+        rate = np.diagonal(ident.pairing_rates(scores, vary=vary)).mean()
+        assert rate == pytest.approx(outputs[name], abs=1e-12)
+        lost = np.diagonal(ident.pairing_rates(scores, vary=vary, ties="lost")).mean()
+        assert lost == pytest.approx(rate, abs=1e-12)  # there are no ties
+    same = ident.similarities(predicted[:1].repeat(30, axis=0), truth)
+    identical = np.diagonal(ident.pairing_rates(same, ties="lost")).mean()
+    assert identical == pytest.approx(outputs["two_way_all_recons_identical"], abs=1e-12)
+    rate = float(np.diagonal(ident.pairing_rates(scores)).mean())
+    assert binomial_p_legacy(rate, 30) == pytest.approx(outputs["binomial_p_official"], abs=1e-12)

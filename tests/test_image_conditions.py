@@ -112,6 +112,14 @@ def test_others_have_roles_and_names_of_their_own(scorer):
         image_conditions(scorer, answers(0.5), others={"x": ("best", answers(0.5))})
 
 
+def test_a_picture_is_computed_once(scorer, monkeypatch):
+    seen = []
+    call = Corners.__call__
+    monkeypatch.setattr(Corners, "__call__", lambda s, x: (seen.append(len(x)), call(s, x))[1])
+    image_conditions(scorer, answers(0.5))
+    assert sum(seen) == 12 + 1  # the answers and the mean picture; training pictures are known
+
+
 def test_mean_picture():
     black, white = Image.new("RGB", (4, 3)), Image.new("RGB", (8, 6), (255, 255, 255))
     mean = mean_picture([black, white])

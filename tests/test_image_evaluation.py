@@ -187,6 +187,9 @@ def test_bad_input_is_one_sentence():
         evaluate(answers(), permutations=1)
     with pytest.raises(UsageError, match="two networks have one name"):
         evaluate(answers(), networks=[Corners(), Corners()])
+    other = ImageNetworks((Corners(),), protocol="mindeye-2023")
+    with pytest.raises(UsageError, match="take pictures as mindeye-2023 does"):
+        evaluate(answers(), networks=other)
     scorer = ImageScorer(stimuli(), IDS[:5], networks=[Corners()])
     with pytest.raises(UsageError, match="'s08' is not among those prepared"):
         scorer.score(answers(ids=["s08"]))
@@ -287,6 +290,21 @@ def test_records_for_the_page():
     (record,) = metric_records(["distance [corners]"])
     assert record["higher_is_better"] is False
     assert record["name"] == "distance [corners]"
+
+
+def test_mindeye_holds_pictures_at_256_before_anything_else():
+    seen = []
+
+    class Watch(Corners):
+        def __call__(self, images):
+            seen.append(images.shape[1:])
+            return super().__call__(images)
+
+    evaluate(answers(), protocol="mindeye-2023", networks=[Watch()])
+    assert set(seen) == {(256, 256, 3)}
+    seen.clear()
+    evaluate(answers(), networks=[Watch()])
+    assert set(seen) == {(32, 32, 3)}
 
 
 def test_networks_may_be_given_with_their_notes():

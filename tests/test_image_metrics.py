@@ -59,6 +59,8 @@ def test_both_ssim_at_once_are_those_of_scikit_image():
     plane, columns = both_ssim(Windows.of(a), Windows.of(b))
     assert plane == pytest.approx(grey_ssim(a, b), abs=1e-12)
     assert columns == pytest.approx(grey_ssim(a, b, columns_as_channels=True), abs=1e-12)
+    with pytest.raises(ValueError, match="smaller than SSIM's window"):
+        Windows.of(a[:10])
 
 
 def test_pixcorr_of_the_published_call():

@@ -245,6 +245,7 @@ def test_clip_comes_from_a_folder_of_its_published_sizes(tmp_path, monkeypatch):
     with torch.no_grad():
         expected = model(pixel_values=clip.prepare(image)).image_embeds
     np.testing.assert_allclose(clip(image), expected.numpy(), atol=1e-6)
+    assert list(find_image_networks(tmp_path).hashes()) == ["model.safetensors"]
     (tmp_path / "image_encoder" / "model.safetensors").unlink()
     with pytest.raises(DataError, match="has no complete CLIP"):
         find_image_networks(tmp_path)
@@ -257,5 +258,57 @@ def test_the_stand_in_is_found_and_named_as_one(tmp_path):
     assert (lite.name, lite.published) == ("EfficientNet-Lite0", False)
     assert "a stand-in" in networks.lines()[0]
     assert len(networks.missing) == 5
+    assert list(networks.hashes()) == ["efficientnet-lite0-x.pth"]
     save_safetensors({"a": torch.zeros(1)}, tmp_path / "other.safetensors")  # not looked at
     assert len(find_image_networks(tmp_path).found) == 1
+
+
+def test_resnet_is_that_of_transformers_under_other_names():
+    """An independent implementation with the same weights gives the same activations."""
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    ours, theirs = ResNet50(classes=None).eval(), ResNetModel(ResNetConfig()).eval()
+    state = {}
+    for name, value in ours.state_dict().items():
+        layer, _, last = name.rpartition(".")
+        if layer in ("conv1", "bn1"):
+            where = "embedder.embedder"
+            kind = "convolution" if layer == "conv1" else "normalization"
+        else:
+            stage, block, rest = layer.split(".", 2)
+            where = f"encoder.stages.{int(stage[-1]) - 1}.layers.{block}"
+            if rest.startswith("downsample"):
+                where += ".shortcut"
+                kind = "convolution" if rest.endswith("0") else "normalization"
+            else:
+                where += f".layer.{int(rest[-1]) - 1}"
+                kind = "convolution" if rest.startswith("conv") else "normalization"
+        state[f"{where}.{kind}.{last}"] = value
+    theirs.load_state_dict(state)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs(x).pooler_output.flatten(1)
+        torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "billions"),
+    [
+        (AlexNet, 224, 0.71),
+        (InceptionV3, 299, 5.71),
+        (EfficientNetB1, 240, 0.69),
+        (ResNet50, 224, 4.09),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_multiplications_are_as_many_as_torchvision_states(network, size, billions):
+    """A wrong stride, padding or branch would show."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        module = network().eval()
+        x = torch.zeros(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(billions, abs=0.0051)

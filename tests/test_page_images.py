@@ -1,5 +1,6 @@
 """The page of decoded pictures: nothing chosen by hand, every anchor beside the score."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,15 +10,17 @@ from PIL import Image
 
 from neurodiff.analysis import image_scorer
 from neurodiff.analysis.image_conditions import image_conditions
-from neurodiff.analysis.image_evaluation import ImageScorer
+from neurodiff.analysis.image_evaluation import ImageScorer, evaluate_images
 from neurodiff.analysis.image_protocols import published_images, read_image_card
 from neurodiff.analysis.page_images import (
     ImageFindings,
     bottleneck_frame,
     dimension_table,
     image_report,
+    nearness_table,
     picture_grids,
     score_table,
+    subject_table,
     write_image_page,
 )
 from neurodiff.analysis.report import PictureGrid, Report, ReportData
@@ -176,6 +179,29 @@ def test_dimensions_of_collapsed_predictions():
     assert row["dimensions, predicted"] == pytest.approx(1)
     assert row["dimensions, true"] > 5
     assert row["in 24 training axes, true"] == pytest.approx(1)
+
+
+def test_subjects_have_columns_of_their_own():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_scorer, "PIXELS", 32)
+        truth = Stimuli(pd.DataFrame({"id": IDS}), None, PICTURES.get)
+        two = [replace(one, subject="s2") for one in answers(0.0)]
+        found = evaluate_images(answers(1.0) + two, truth, networks=[Corners()], permutations=5)
+    table = subject_table(found).set_index("metric")
+    assert list(table) == ["s1", "s2", "mean over subjects"]
+    assert table.loc["PixCorr", "s2"].startswith("1.00")
+    with pytest.raises(UsageError, match="no 'nearest train"):
+        nearness_table(found, METRIC, "corners")
+
+
+def test_nearness_orders_pictures_by_the_training_set(conditions):
+    found = conditions.evaluations["reconstruction"]
+    table = nearness_table(found, METRIC, "corners", parts=3)
+    assert list(table["n"]) == [5, 5, 4]
+    whole = (table["mean"] * table["n"]).sum() / 14
+    assert whole == pytest.approx(found.table[METRIC].mean())
+    with pytest.raises(UsageError, match="14 pictures make no 9 parts"):
+        nearness_table(found, METRIC, "corners", parts=9)
 
 
 def test_no_bottleneck_no_curve():

@@ -24,11 +24,10 @@ import pandas as pd
 
 from neurodiff.analysis.figures import role_of
 from neurodiff.analysis.image_protocols import image_quantity
-from neurodiff.analysis.image_scorer import ImageScorer, as_uint8, features
+from neurodiff.analysis.image_scorer import ImageScorer, alike, as_uint8
 from neurodiff.analysis.image_scores import ImageEvaluation
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
-from neurodiff.metrics.identification import similarities
 from neurodiff.metrics.statistics import way_to_ceiling
 
 if TYPE_CHECKING:
@@ -142,8 +141,8 @@ def baselines(
         made[SHUFFLED] = (NO_BRAIN, swapped)
     if train and scorer.networks:
         judge = next(one for one in scorer.networks if one.name == scorer.judge)
-        rows = features(judge, [as_uint8(one.image) for one in pictures], scorer.progress)
-        nearest = similarities(rows, scorer.train[judge.name]).argmax(axis=1)
+        rows = scorer.rows(judge, [scorer.input_of(one.image) for one in pictures])
+        nearest = alike(rows, scorer.train[judge.name], judge.name).argmax(axis=1)
         answers = [replace(one, image=train[k]) for one, k in zip(pictures, nearest, strict=True)]
         made[f"{NEAREST} [{judge.name}]"] = ("strong baseline", answers)
     return made

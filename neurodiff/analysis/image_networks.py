@@ -22,7 +22,7 @@ from typing import Any
 from neurodiff.analysis.image_protocols import ImageProtocol, image_protocol_of
 from neurodiff.analysis.networks import STANDS_IN, VARIABLE, filled, first_file, install_line
 from neurodiff.core.errors import DataError, MissingDataError
-from neurodiff.core.safe_io import load_weights, read_json
+from neurodiff.core.safe_io import load_weights, read_json, sha256_of
 from neurodiff.features.image_networks import (
     CLIP,
     FeatureExtractor,
@@ -43,10 +43,19 @@ Make = Callable[[Path], Sequence[FeatureExtractor]]
 
 @dataclass(frozen=True)
 class ImageNetworks:
-    """The networks that are there, and a sentence for each that is not."""
+    """The networks that are there, and a sentence for each that is not.
+
+    ``protocol`` is whose input sizes they have; None where they were not looked up.
+    """
 
     found: tuple[FeatureExtractor, ...]
     missing: tuple[str, ...] = ()
+    protocol: str | None = None
+    files: tuple[Path, ...] = ()
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file of weights by its name, for the record of a run."""
+        return {path.name: sha256_of(path) for path in self.files}
 
     def lines(self) -> list[str]:
         """What scored, what of it is a stand-in, and what is not available, a sentence each."""
@@ -81,15 +90,17 @@ def find_image_networks(
             f"{where} is no folder; name the folder of the weights with --weights DIR or {VARIABLE}"
         )
     found: list[FeatureExtractor] = []
-    missing = []
+    missing, files = [], []
     for name, patterns, source, make in _known(rules):
         file = None if where is None else _any(where, patterns)
         if file is not None:
             found.extend(make(file))
+            whole = file.name != "config.json"
+            files.extend([file] if whole else sorted(file.parent.glob("*.safetensors")))
             continue
         place = f"in {where}" if where else f"(no folder of weights: --weights DIR or {VARIABLE})"
         missing.append(f"{name} is not available: no {patterns[0]} {place}; {source}")
-    return ImageNetworks(tuple(found), tuple(missing))
+    return ImageNetworks(tuple(found), tuple(missing), protocol, tuple(files))
 
 
 def _known(rules: ImageProtocol) -> list[tuple[str, tuple[str, ...], str, Make]]:

@@ -43,7 +43,7 @@ class ImageProtocol:
     Parameters
     ----------
     pixels : rule by which pictures come to 425 px for PixCorr and SSIM.
-    stored : pixels on a side to which both pictures are brought before, or None.
+    stored : pixels on a side to which both pictures are brought before anything else, or None.
     ssim : the column that the published tables call SSIM.
     ties : of 2-way identification.
     alexnet, inception, efficientnet : input of these networks, pixels on a side.
@@ -262,7 +262,7 @@ def published_images(card: ImageCard) -> pd.DataFrame:
             cells[metric] = (
                 "not found"
                 if value is None
-                else f"{value:g} (?)"
+                else f"{value:.3f} (?)"
                 if metric in row.unsure
                 else value
             )

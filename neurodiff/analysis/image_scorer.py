@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from neurodiff.features.image_networks import FeatureExtractor
     from neurodiff.pipelines.pictures import Picture
 
+Known = dict[tuple, np.ndarray]  # (shape, hash) of a picture -> its row of features
 FLAT = "one colour: PixCorr counts 0"
 PERMUTATIONS = 1000
+SHORT = 4096  # numbers in a row of features that is remembered
 BLOCK = 64  # pictures handed to a network at a time
 PIXELS = SSIM_SIZE  # on a side, of PixCorr and SSIM
 
@@ -69,6 +71,11 @@ class ImageScorer:
         if networks is None:
             networks = find_image_networks(protocol=protocol)
         known = networks if isinstance(networks, ImageNetworks) else ImageNetworks(tuple(networks))
+        if known.protocol not in (None, protocol):
+            raise UsageError(
+                f"the networks take pictures as {known.protocol} does, and the protocol is "
+                f"{protocol}; find them with protocol={protocol!r}"
+            )
         names = [one.name for one in known.found]
         if len(set(names)) < len(names):
             raise UsageError(f"two networks have one name among {names}; name them apart")
@@ -86,13 +93,16 @@ class ImageScorer:
         for name, picture in zip(shown, self.pixels, strict=True):
             if np.ptp(picture) == 0:
                 raise DataError(f"the picture of stimulus {name!r} is one colour; check its file")
-        pictures = list(shown.values())
-        self.features = {one.name: features(one, pictures, progress) for one in self.networks}
+        pictures = [self._stored(picture) for picture in shown.values()]
+        self._known: dict[str, Known] = {one.name: {} for one in self.networks}
+        self.features = {one.name: self.rows(one, pictures) for one in self.networks}
         self.train: dict[str, np.ndarray] = {}
         self.train_pictures = [] if train is None else list(train)
-        if self.train_pictures:
-            arrays = [as_uint8(image) for image in self.train_pictures]
-            self.train = {one.name: features(one, arrays, progress) for one in self.networks}
+        if self.train_pictures and self.networks:
+            # of one network: those of all would be gigabytes for a whole training set
+            judge = next(one for one in self.networks if one.name == self.judge)
+            arrays = [self._stored(as_uint8(image)) for image in self.train_pictures]
+            self.train = {judge.name: self.rows(judge, arrays)}
         self.cluster = self._clusters()
 
     def score(self, pictures: Sequence[Picture]) -> ImageEvaluation:
@@ -111,6 +121,7 @@ class ImageScorer:
         arrays = [as_uint8(one.image) for one in kept]
         groups = self._groups(table.iloc[scored])
         self._pixel_scores(table, scored, arrays, groups, nulls)
+        arrays = [self._stored(picture) for picture in arrays]
         for network in self.networks:
             self._network_scores(table, scored, arrays, groups, nulls, network)
         table["note"] = table.pop("note")  # the last column
@@ -119,6 +130,14 @@ class ImageScorer:
         if flat:
             notes.append(f"{flat} reconstructions are of one colour; their PixCorr counts 0")
         return ImageEvaluation(table, self.rules.name, tuple(notes), nulls)
+
+    def rows(self, network: FeatureExtractor, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Features of pictures; those that were asked for before are remembered."""
+        return features(network, pictures, self.progress, known=self._known[network.name])
+
+    def input_of(self, image: PIL.Image.Image) -> np.ndarray:
+        """A picture as networks are handed it by the protocol, uint8."""
+        return self._stored(as_uint8(image))
 
     @property
     def judge(self) -> str:
@@ -210,22 +229,22 @@ class ImageScorer:
 
     def _network_scores(self, table, scored, arrays, groups, nulls, network) -> None:
         name = network.name
-        made, true = features(network, arrays, self.progress), self.features[name]
+        made, true = self.rows(network, arrays), self.features[name]
         inside = (WITHIN, CLUSTER_HIT) if self.cluster else ()
         labels = [column(metric, name) for metric in (TWO_WAY, BACK, *inside, DISTANCE)]
         for label in labels:
             table[label] = np.nan
-        if self.train:
+        if name in self.train:
             near = column(NEAREST, name)
             table[near] = np.nan
-            nearest = _alike(true, self.train[name], name).max(axis=1)
+            nearest = alike(true, self.train[name], name).max(axis=1)
             place = [self.place[s] for s in table["stimulus"].iloc[scored]]
             table.iloc[scored, table.columns.get_loc(near)] = nearest[place]
-        among = _alike(true, true, name) if self.cluster else None
+        among = alike(true, true, name) if self.cluster else None
         if self.cluster and "cluster only" not in table:
             table["cluster only"] = np.nan
         for subject, rows, truths, key in groups:
-            scores = _alike(made[rows], true[truths], name)
+            scores = alike(made[rows], true[truths], name)
             values = {column(DISTANCE, name): 1 - scores}
             clusters = [self.cluster[list(self.place)[t]] for t in truths] if self.cluster else None
             if len(rows) > 1:
@@ -278,8 +297,13 @@ class ImageScorer:
 
     def _square(self, picture: np.ndarray) -> np.ndarray:
         if self.rules.stored is not None:
-            picture = square(picture, self.rules.stored, rule="bilinear")
+            picture = square(picture, self.rules.stored, rule=self.rules.pixels)
         return square(picture, PIXELS, rule=self.rules.pixels)
+
+    def _stored(self, picture: np.ndarray) -> np.ndarray:
+        """What networks are handed: uint8, at the size in which a protocol holds pictures."""
+        stored = self.rules.stored
+        return picture if stored is None else square(picture, stored, rule="bilinear")
 
 
 def as_uint8(image: Any) -> np.ndarray:
@@ -288,40 +312,58 @@ def as_uint8(image: Any) -> np.ndarray:
 
 
 def features(
-    network: FeatureExtractor, pictures: Sequence[np.ndarray], progress: Progress = SILENT
+    network: FeatureExtractor,
+    pictures: Sequence[np.ndarray],
+    progress: Progress = SILENT,
+    *,
+    known: Known | None = None,
 ) -> np.ndarray:
     """Rows of a network for pictures of any sizes; pictures of one size go in together.
+
+    A picture that is there twice is computed once, so that equal pictures have equal rows.
+
+    Parameters
+    ----------
+    known : rows of pictures that were computed before; new ones are added, unless they are long.
 
     Raises
     ------
     DataError : the network returns other than one finite row a picture.
     """
-    seen: dict[tuple, int] = {}  # equal pictures have equal rows, exactly
+    known = {} if known is None else known
     keys = [(p.shape, hashlib.sha256(p.tobytes()).digest()) for p in pictures]
-    which = [seen.setdefault(key, len(seen)) for key in keys]
-    first = {row: k for k, row in reversed(list(enumerate(which)))}
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for row in range(len(seen)):
-        by_size.setdefault(pictures[first[row]].shape, []).append(row)
+    rows = {key: known[key] for key in keys if key in known}
+    by_size: dict[tuple[int, ...], dict] = {}
+    for key, picture in zip(keys, pictures, strict=True):
+        if key not in rows:
+            by_size.setdefault(picture.shape, {})[key] = picture
     blocks = [
-        members[start : start + BLOCK]
-        for members in by_size.values()
-        for start in range(0, len(members), BLOCK)
+        list(fresh.items())[start : start + BLOCK]
+        for fresh in by_size.values()
+        for start in range(0, len(fresh), BLOCK)
     ]
-    rows: list = [None] * len(seen)
-    for block in progress.over(blocks, f"{network.name}, {len(seen)} pictures"):
-        found = np.asarray(network(np.stack([pictures[first[row]] for row in block])))
+    new = sum(len(block) for block in blocks)
+    for block in progress.over(blocks, f"{network.name}, {new} pictures"):
+        found = np.asarray(network(np.stack([picture for _, picture in block])))
         if found.ndim != 2 or len(found) != len(block) or not np.isfinite(found).all():
             raise DataError(
                 f"{network.name} returned {found.shape} for {len(block)} pictures, or values that "
                 "are not finite; expected one finite row a picture"
             )
-        for row, values in zip(block, found, strict=True):
-            rows[row] = values
-    return np.stack([rows[row] for row in which]) if which else np.zeros((0, 1), np.float32)
+        for (key, _), row in zip(block, found, strict=True):
+            rows[key] = row
+            if len(row) <= SHORT:
+                known[key] = row
+    return np.stack([rows[key] for key in keys]) if keys else np.zeros((0, 1), np.float32)
 
 
-def _alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
+def alike(made: np.ndarray, true: np.ndarray, name: str) -> np.ndarray:
+    """Correlations of rows of a network.
+
+    Raises
+    ------
+    DataError : a row has none; names the network.
+    """
     try:
         return similarities(made, true)
     except ValueError as error:

@@ -17,14 +17,16 @@ import pandas as pd
 
 from neurodiff.analysis.figures import format_number, is_number
 from neurodiff.analysis.image_conditions import CEILING, NO_BRAIN, OURS, Conditions
-from neurodiff.analysis.image_protocols import image_quantity, metric_records
+from neurodiff.analysis.image_protocols import NEAREST, column, image_quantity, metric_records
 from neurodiff.analysis.report import PictureGrid, Report, ReportData
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
+from neurodiff.metrics.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     import PIL.Image
 
+    from neurodiff.analysis.image_scores import ImageEvaluation
     from neurodiff.pipelines.pictures import Picture
 
 LIMIT = 120  # items on the wall; more are drawn from
@@ -88,6 +90,9 @@ def image_report(findings: ImageFindings) -> Report:
             "base) / (ceiling - base), where the base is the best baseline without a brain.",
         )
     ]
+    first = next(iter(findings.conditions.evaluations.values()), None)
+    if first is not None and first.table["subject"].nunique() > 1:
+        tables.append(("Subject by subject", subject_table(first), "Mean with its 95 % interval."))
     if findings.rois is not None:
         tables.append(("Region by region", findings.rois, ""))
     tables += list(findings.tables)
@@ -155,6 +160,67 @@ def score_table(conditions: Conditions, label: str = OURS) -> pd.DataFrame:
                 "cluster only": _words(ours["reference"]),
                 "ceiling": _words(ceiling),
                 "way": _words(ours["share"], ours["share_low"], ours["share_high"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def subject_table(evaluation: ImageEvaluation) -> pd.DataFrame:
+    """One row a metric, one column a subject, and the mean over subjects of each picture."""
+    columns = {name: evaluation.summary(subject=name) for name in evaluation.table["subject"]}
+    columns["mean over subjects"] = evaluation.summary()
+    rows = [
+        {"metric": metric}
+        | {
+            name: _words(one["mean"][metric], one["low"][metric], one["high"][metric])
+            for name, one in columns.items()
+        }
+        for metric in evaluation.metrics
+    ]
+    return pd.DataFrame(rows)
+
+
+def nearness_table(
+    evaluation: ImageEvaluation, metric: str, network: str, *, parts: int = 4
+) -> pd.DataFrame:
+    """A score as a function of how near the nearest training picture was to what was shown.
+
+    A decoder that retrieves scores well only where the training set held nearly the same picture.
+
+    Parameters
+    ----------
+    metric : a column of the scores.
+    network : whose features tell how near.
+    parts : of equally many pictures.
+
+    Returns
+    -------
+    Columns nearest (range of the correlation), n, mean, low, high.
+
+    Raises
+    ------
+    UsageError : a column is not there (nearness needs training pictures), or too few pictures.
+    """
+    near = column(NEAREST, network)
+    table = evaluation.table
+    for name in (metric, near):
+        if name not in table:
+            raise UsageError(f"the scores have no {name!r}; score with train, or name another")
+    means = table.groupby("stimulus")[[metric, near]].mean().dropna().sort_values(near)
+    if len(means) < 2 * parts:
+        raise UsageError(f"{len(means)} pictures make no {parts} parts; take fewer parts")
+    rows = []
+    for chosen in np.array_split(np.arange(len(means)), parts):
+        part = means.iloc[chosen]
+        interval = bootstrap_interval(part[metric].to_numpy(np.float64))
+        low, high = format_number(part[near].iloc[0]), format_number(part[near].iloc[-1])
+        rows.append(
+            {
+                "nearest training picture": f"{low} to {high}",
+                "n": len(part),
+                "mean": interval.value,
+                "low": interval.low,
+                "high": interval.high,
             }
         )
     return pd.DataFrame(rows)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 SSIM_SIZE = 425  # pixels on a side, to which pictures are brought before SSIM
 SIGMA, RADIUS = 1.5, 5  # pixels, of the Gaussian windows
+C1, C2 = 0.01**2, 0.03**2  # SSIM's constants, for values in 0..1
 GREY = np.array([0.2125, 0.7154, 0.0721])  # of scikit-image's rgb2gray
 Resize = Literal["bicubic", "bilinear", "bilinear float"]
 
@@ -66,12 +67,13 @@ def ssim(
 
 
 def square(
-    picture: UInt8[np.ndarray, "h w 3"], size: int = SSIM_SIZE, *, rule: Resize = "bilinear"
+    picture: Shaped[np.ndarray, "h w 3"], size: int = SSIM_SIZE, *, rule: Resize = "bilinear"
 ) -> Shaped[np.ndarray, "size size 3"]:
     """Bring a picture to ``size`` x ``size``; the aspect is not kept and nothing is cut off.
 
     Parameters
     ----------
+    picture : uint8; by "bilinear float" also float32 in 0..1.
     rule : "bicubic" is Pillow's default, by which Brain-Diffuser brings its reconstructions to
         425 px; "bilinear" is the same on uint8; both low-pass before they shrink.
         "bilinear float" does not round to whole grey levels, as MindEye's resizing of tensors.
@@ -84,8 +86,9 @@ def square(
     from PIL import Image
 
     if rule == "bilinear float":
+        light = picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture
         parts = [
-            Image.fromarray(picture[..., k].astype(np.float32) / 255).resize(
+            Image.fromarray(np.ascontiguousarray(light[..., k])).resize(
                 (size, size), Image.Resampling.BILINEAR
             )
             for k in range(3)
@@ -153,47 +156,72 @@ def grey_ssim(
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """A grey picture in 0..1 with Gaussian means of itself and of its square.
+    """A grey picture in 0..1 with its Gaussian means and variances.
 
-    ``columns``: windows that run down each column of pixels; ``plane``: windows over the picture.
-    Each is (mean, mean of squares), (h, w).
+    ``columns``: windows that run down each column of pixels, (h - 10, w); ``plane``: windows over
+    the picture, (h - 10, w - 10). Windows that reach over the edge do not count. Each is (mean,
+    squared mean + C1 / 2, variance + C2 / 2).
     """
 
     grey: np.ndarray
-    columns: tuple[np.ndarray, np.ndarray]
-    plane: tuple[np.ndarray, np.ndarray]
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray]
+    plane: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @classmethod
     def of(cls, grey: Float[np.ndarray, "h w"]) -> Windows:
-        """What SSIM needs of one picture, to be compared with any number of others."""
-        down = (_smooth(grey, 0), _smooth(grey * grey, 0))
-        return cls(grey, down, (_smooth(down[0], 1), _smooth(down[1], 1)))
+        """What SSIM needs of one picture, to be compared with any number of others.
+
+        Raises
+        ------
+        ValueError : the picture is smaller than the window of 11 pixels.
+        """
+        if min(grey.shape) <= 2 * RADIUS:
+            raise ValueError(f"a picture of {grey.shape} is smaller than SSIM's window of 11 px")
+        mean, square = _down(grey), _down(grey * grey)
+        return cls(grey, _moments(mean, square), _moments(_along(mean), _along(square)))
 
 
 def both_ssim(a: Windows, b: Windows) -> tuple[float, float]:
-    """``grey_ssim`` over the plane and by columns, about six times cheaper than two calls of it.
+    """``grey_ssim`` over the plane and by columns, at a quarter of the cost of two calls.
 
     A Gaussian window over the plane is one down the columns and then one along the rows, so the
     two definitions share their first half.
     """
-    down = _smooth(a.grey * b.grey, 0)
-    rim = RADIUS  # windows that reach over the edge do not count
-    plane = _similarity(a.plane, b.plane, _smooth(down, 1))[rim:-rim, rim:-rim].mean()
-    return float(plane), float(_similarity(a.columns, b.columns, down)[rim:-rim].mean())
+    product = _down(a.grey * b.grey)
+    return _ssim(a.plane, b.plane, _along(product)), _ssim(a.columns, b.columns, product)
 
 
-def _smooth(x: np.ndarray, axis: int) -> np.ndarray:
+def _down(x: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
-    return gaussian_filter1d(x, SIGMA, axis, radius=RADIUS)
+    return gaussian_filter1d(x, SIGMA, 0, radius=RADIUS)[RADIUS:-RADIUS]
 
 
-def _similarity(a: tuple, b: tuple, product: np.ndarray) -> np.ndarray:
-    """Wang et al. 2004, eq. 13, with C1 = 0.01^2 and C2 = 0.03^2."""
-    (u, uu), (v, vv) = a, b
-    both, one, two = u * v, u * u, v * v
-    above = (2 * both + 1e-4) * (2 * (product - both) + 9e-4)
-    return above / ((one + two + 1e-4) * (uu - one + vv - two + 9e-4))
+def _along(x: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(x, SIGMA, 1, radius=RADIUS)[:, RADIUS:-RADIUS]
+
+
+def _moments(mean: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    squared = mean * mean
+    return mean, squared + C1 / 2, square - squared + C2 / 2
+
+
+def _ssim(a: tuple, b: tuple, product: np.ndarray) -> float:
+    """Wang et al. 2004, eq. 13, in place: temporary arrays would take most of the time."""
+    both = a[0] * b[0]
+    above = product - both
+    above *= 2
+    above += C2
+    both *= 2
+    both += C1
+    above *= both
+    np.add(a[1], b[1], out=both)
+    above /= both
+    np.add(a[2], b[2], out=both)
+    above /= both
+    return float(above.mean())
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
