@@ -2,9 +2,11 @@
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
@@ -71,6 +73,18 @@ def test_what_we_write_is_what_we_read(root, tmp_path):
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
+def test_pictures_of_different_sizes_leave_nothing_behind(root, tmp_path):
+    recording, stimuli = files.open_prepared_npy(root, 1)
+    sizes = iter([8, 8, 4])
+    stimuli.load_image = lambda name: PIL.Image.new("RGB", (next(sizes), 8))
+    with pytest.raises(DataError, match=r"train-00001 has shape \(8, 4, 3\)"):
+        files.write_prepared_npy(tmp_path / "new", 1, recording, stimuli)
+    assert not list((tmp_path / "new").rglob("*stim*"))
+    for change in ({"unit": "z"}, {"data": recording.array()[:, None]}):
+        with pytest.raises(UsageError, match="expected percent signal change without frames"):
+            files.write_prepared_npy(tmp_path, 1, replace(recording, **change), stimuli)
+
+
 def test_from_nsd_to_the_published_files(tmp_path):
     """The values that the published preparation would have saved: means of int16, not divided."""
     mask = layout.write_nsd(tmp_path, sessions=(1,))
@@ -118,6 +132,20 @@ def test_features_and_predictions_under_their_names(tmp_path, small):
         "predicted_features/subj02/nsd_clipvision_predtest_nsdgeneral.npy",
         "predicted_features/subj02/nsd_vdvae_nsdgeneral_pred_sub2_31l_alpha50k.npy",
     ]
+
+
+def test_predictions_of_regions_have_names_of_their_own(tmp_path, small):
+    for head, item in small.items():
+        array = np.ones((13, *item), np.float32)
+        files.write_predictions(tmp_path, 1, head, array, kind="roi")
+        np.testing.assert_array_equal(files.read_predictions(tmp_path, 1, head, "roi"), array)
+    assert sorted(path.name for path in tmp_path.rglob("*.npy")) == [
+        "nsd_cliptext_roi_nsdgeneral.npy",
+        "nsd_clipvision_roi_nsdgeneral.npy",
+        "nsd_vdvae_nsdgeneral_roi_sub1_31l_alpha50k.npy",
+    ]
+    with pytest.raises(UsageError, match="there are test and roi"):
+        files.predictions_path(tmp_path, 1, "vdvae", "train")
 
 
 def test_a_packed_archive_is_read_as_well(tmp_path, small):
@@ -180,7 +208,7 @@ BROKEN = {
     "voxels": (_replaced("test", "fmriavg_nsdgeneral", np.zeros((2, 4))), "not of the same"),
     "type": (_replaced("test", "fmriavg_nsdgeneral", np.zeros((2, 3), int)), "holds int64"),
     "dimensions": (_replaced("train", "fmriavg_nsdgeneral", np.zeros(3)), r"shape \(3,\)"),
-    "captions": (_replaced("test", "cap", np.array([["a"] * 5])), r"expected text \(2, 5\)"),
+    "captions": (_replaced("test", "cap", np.array([["a"] * 5])), "of 1 pictures; expected 2"),
     "objects": (_replaced("test", "cap", np.array([[None] * 5] * 2)), "not a whole .npy file"),
     "pictures": (_replaced("train", "stim", np.zeros((3, 8, 8, 3), np.uint8)), r"\(4, any"),
     "truncated": (
@@ -229,3 +257,13 @@ def test_without_pictures_and_captions(root):
     assert table.query("status == 'missing'")["what"].tolist() == [
         "subj01 pictures", "subj01 captions",
     ]  # fmt: skip
+
+
+def test_check_of_features_and_predictions(root, small):
+    test = np.zeros((TEST, 5), np.float32)
+    files.write_features(root, 1, "vdvae", test, test)
+    files.write_predictions(root, 1, "vdvae", test)
+    table = check_dataset("brain_diffuser_npy", root=root)
+    assert table["found"].tolist()[1:] == ["of 2 test pictures"] * 2
+    np.save(files.predictions_path(root, 1, "vdvae"), np.zeros((2, 4)))
+    assert check_dataset("brain_diffuser_npy", root=root)["status"].tolist()[-1] == "broken"

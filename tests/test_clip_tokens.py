@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
-from neurodiff.features.clip_tokens import CLIPPixels, CLIPTokens
+from neurodiff.features.clip_tokens import TEXT_SHAPE, VISION_SHAPE, CLIPPixels, CLIPTokens
 
 WORDS = ["a", "red", "chair", "on", "grass", "dog"]
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -102,6 +102,35 @@ def clip(folders):
 def pictures(n=2, shape=(60, 60), seed=0):
     values = np.random.default_rng(seed).integers(0, 256, (n, *shape, 3), dtype=np.uint8)
     return [Image.fromarray(one) for one in values]
+
+
+def test_the_published_shapes_are_those_of_vit_l_14():
+    from transformers import CLIPConfig, CLIPModel
+
+    config = CLIPConfig(
+        text_config={"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        vision_config={
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+        projection_dim=768,
+    )
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    assert sum(p.numel() for p in model.parameters()) == 427_616_513  # as released
+    clip = CLIPTokens(
+        (model.text_model, model.text_projection),
+        (model.vision_model, model.visual_projection),
+        None,
+        pixels=CLIPPixels(),
+        name="ViT-L/14",
+        device="meta",
+    )
+    assert clip.text_shape == TEXT_SHAPE == (77, 768)
+    assert clip.vision_shape == VISION_SHAPE == (257, 768)
 
 
 @torch.no_grad()

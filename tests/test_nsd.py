@@ -1,7 +1,9 @@
 """NSD on small exact layouts: axis orders, scalings, splits, repeats, ROIs, pictures, captions."""
 
+import gzip
 import importlib.util
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.spaces import MaskSpace
 from neurodiff.datasets.nsd import NSD, noise_ceiling
-from neurodiff.datasets.nsd_betas import SessionTrials, average
+from neurodiff.datasets.nsd_betas import BetaFile, SessionTrials, average
 from neurodiff.datasets.nsd_files import DIMENSIONS, SESSIONS, ranges, read_design
 from neurodiff.datasets.nsd_rois import parse_ctab
 from neurodiff.datasets.opening import open_dataset
@@ -63,6 +65,28 @@ def test_hdf5_without_small_chunks_and_a_session_of_each_kind(tmp_path):
     np.testing.assert_array_equal(recording.array(), np.float32(stored(mask)) / np.float32(300))
 
 
+@pytest.mark.parametrize("kind", ["nifti", "hdf5", "whole hdf5", "surface"])
+def test_files_larger_than_a_block(tmp_path, monkeypatch, kind):
+    """1,000 bytes are 8 volumes or 35 surfaces: many blocks, the last one not full."""
+    monkeypatch.setattr("neurodiff.datasets.nsd_betas._BLOCK_BYTES", 1000)
+    mask, values = layout.mask_of() > 0, layout.betas(1)
+    if kind == "surface":
+        rng = np.random.default_rng(0)
+        left, right = rng.normal(size=(2, layout.VERTICES, 750)).astype(np.float32)
+        folder = layout.write_surface(tmp_path, 1, left, right)
+        paths = tuple(folder / f"{side}.betas_session01.mgh" for side in ("lh", "rh"))
+        masks = (np.arange(7) % 2 == 0, np.arange(7) > 4)
+        expected = np.concatenate([left[masks[0]], right[masks[1]]]).T
+    else:
+        write = layout.write_nifti if kind == "nifti" else layout.write_hdf5
+        options = {"chunks": False} if kind == "whole hdf5" else {}
+        paths, masks = (write(tmp_path, 1, values, **options),), (mask,)
+        expected = values.transpose(3, 0, 1, 2)[:, mask]
+    read = BetaFile(paths, masks, 750).read()
+    assert read.dtype == expected.dtype
+    np.testing.assert_array_equal(read, expected)
+
+
 def test_an_untransposed_hdf5_file_is_refused(tmp_path):
     layout.write_nsd(tmp_path, kind="hdf5")
     layout.write_hdf5(tmp_path, 1, layout.betas(1).transpose())
@@ -104,6 +128,13 @@ def test_a_cache_that_is_too_small_changes_nothing(whole):
     copy = pickle.loads(pickle.dumps(small))  # noqa: S301  (our own bytes)
     assert len(copy._cache) == 0
     np.testing.assert_array_equal(copy[rows], np.float32(stored(mask)[rows]) / np.float32(300))
+
+
+def test_a_recording_goes_to_another_process(whole):
+    """Its data and ROIs are read there, from the same files."""
+    recording, _ = NSD.open(whole[0], sessions=1)
+    sent = pickle.loads(pickle.dumps(recording))  # noqa: S301  (our own bytes)
+    assert sent.fingerprint() == recording.fingerprint()
 
 
 # -------------------------------------------------------------------------------- the split (P14)
@@ -212,6 +243,19 @@ def test_every_family_is_named_by_its_ctab(whole):
     assert recording.roi("V1", "V2").n_features == int(((prf >= 1) & (prf <= 4)).sum())
     with pytest.raises(UsageError, match=r"no ROI 'FFA'"):
         recording.roi("FFA")
+
+
+def test_a_family_with_one_hemisphere(tmp_path):
+    layout.write_nsd(tmp_path, sessions=(1,))
+    folder = layout.roi_folder(tmp_path)
+    (folder / "rh.floc-faces.nii.gz").unlink()
+    (folder / "floc-faces.nii.gz").unlink()
+    (folder / "Kastner2015.nii.gz").unlink()
+    rois = NSD.open(tmp_path, sessions=1)[0].rois
+    assert "lh.OFA" in rois
+    assert "OFA" not in rois
+    both = rois["lh.Kastner2015/V1v"] | rois["rh.Kastner2015/V1v"]
+    np.testing.assert_array_equal(rois["Kastner2015/V1v"], both)
 
 
 def test_a_family_without_names_goes_by_number(tmp_path):
@@ -341,8 +385,12 @@ def test_the_mask_of_another_subject(tmp_path):
         NSD.open(tmp_path, sessions=1)
 
 
-def test_betas_of_another_subject_are_named(tmp_path):
+def test_betas_of_another_subject_are_named(tmp_path, monkeypatch):
     layout.write_nsd(tmp_path, sessions=(1,))
+    monkeypatch.setitem(DIMENSIONS, 2, (2, 3, 2))
+    layout.write_nifti(tmp_path, 1, np.zeros((2, 3, 2, 750), np.int16))
+    with pytest.raises(DataError, match=r"\(2, 3, 2, 750\) \(that of subj02\); the mask"):
+        NSD.open(tmp_path, sessions=1)
     layout.write_hdf5(tmp_path, 1, np.zeros((2, 2, 2, 750), np.int16))
     with pytest.raises(DataError, match=r"\(750, 2, 2, 2\); expected \(750, 5, 4, 3\)"):
         NSD.open(tmp_path, sessions=1)
@@ -428,6 +476,37 @@ def test_voxels_that_never_vary(tmp_path):
     layout.write_nifti(tmp_path, 1, np.zeros_like(values))
     with pytest.raises(DataError, match="no feature of the mask varies"):
         NSD.open(tmp_path, sessions=1, unusable="drop")
+
+
+def test_broken_surfaces(tmp_path):
+    layout.write_design(tmp_path)
+    values = np.random.default_rng(3).normal(size=(7, 750)).astype(np.float32)
+    folder = layout.write_surface(tmp_path, 1, values, values)
+    path = folder / "lh.betas_session01.mgh"
+    labels = tmp_path / "nsddata/freesurfer/fsaverage/label"
+    for side in ("lh", "rh"):
+        layout.save_surface(labels / f"{side}.nsdgeneral.mgz", np.ones(7))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9000])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)[0].data[0]
+    path.write_bytes(whole[:100])
+    with pytest.raises(DataError, match="has 100 bytes; an MGH file has a header of 284"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)
+    path.write_bytes(b"no image" * 50)
+    with pytest.raises(DataError, match="not a readable image"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)
+    layout.save_surface(path, values[:5])
+    with pytest.raises(DataError, match=r"\(5, 1, 1, 750\); the mask has \(7,\)"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)
+    # a header that claims more than any file holds
+    huge = struct.pack(">7i", 1, 2**30, 2**30, 2**30, 1, 3, 0) + bytes(256)
+    (labels / "lh.nsdgeneral.mgz").write_bytes(gzip.compress(huge))
+    with pytest.raises(DataError, match="truncated"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)
+    (labels / "lh.nsdgeneral.mgz").unlink()
+    with pytest.raises(MissingDataError, match=r"no lh.nsdgeneral.mgz"):
+        NSD.open(tmp_path, space="fsaverage", sessions=1)
 
 
 def test_vertices_that_were_not_measured(tmp_path):

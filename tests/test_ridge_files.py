@@ -62,6 +62,8 @@ def test_heads_share_a_factor_on_disk(problem, tmp_path):
     assert vision.factor_.eigen[1] is text.factor_.eigen[1]
     assert vision.predict(new).shape == (4, 3)
     other = FactoredRidge([0.5]).fit(2 * X, Y)
+    with pytest.raises(DataError, match="factor given is not that of"):
+        FactoredRidge.load(tmp_path / "vision", factor=FactoredRidge([1.0]).fit(X + 1, Y).factor_)
     with pytest.raises(UsageError, match="other brain data"):
         other.save(tmp_path / "third", factor_folder=tmp_path / "factor")
 

@@ -90,7 +90,7 @@ def positive_solver(matrix: np.ndarray, device: str = "cpu") -> Callable[[np.nda
 def upper_factor(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Upper triangular R with ``R.T @ R == matrix.T @ matrix``."""
     if device == "cpu":
-        return np.linalg.qr(matrix, mode="r")
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
     import torch
 
     return _get(torch.linalg.qr(_put(matrix, device), mode="r")[1])
@@ -109,22 +109,22 @@ class Multiplier:
     def __init__(
         self, matrix: np.ndarray, dtype: Any, device: str = "cpu", *, upper: bool = False
     ) -> None:
-        self.device = device
+        self.device, self.rows = device, len(matrix)
         self.upper = upper and device == "cpu"
         matrix = np.ascontiguousarray(matrix, dtype=dtype)
         self.matrix = matrix if device == "cpu" else _put(matrix, device)
 
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        """``matrix @ block``; (n, c) -> (m, c)."""
+    def __call__(self, block: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """``matrix @ block``; (n, c) -> (m, c). ``out`` is where NumPy may put it."""
         if self.device == "cpu":
-            return self.matrix @ block
+            return np.matmul(self.matrix, block, out=out)
         return _get(self.matrix @ _put(block, self.device))
 
     def squared_norms(self, block: np.ndarray) -> np.ndarray:
         """Squared length of each column of ``matrix @ block``, in float64; (n, c) -> (c,)."""
         if self.device != "cpu":
             return _get((self.matrix @ _put(block, self.device)).double().square().sum(0))
-        rows = len(self.matrix)
+        rows = self.rows
         step = max(256, -(-rows // 8))
         total = np.zeros(block.shape[1])
         for start in range(0, rows, step):

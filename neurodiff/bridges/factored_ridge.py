@@ -80,6 +80,9 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     (1, 3, 2)
     """
 
+    alpha_: Any
+    statistics_: TargetStatistics
+
     def __init__(
         self,
         alphas: Any = None,
@@ -122,7 +125,8 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if factor is None:
             factor = factorise(X, dtype=dtype, device=self.device, groups=groups)
         else:
-            _same_trials(factor, X)
+            if X is not None:
+                factor.refuse_other(X)
             self.n_features_in_ = factor.features
             factor = factor if groups is None else factor.with_groups(groups)
         targets = _targets(y, self)
@@ -132,7 +136,11 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "targets for each trial, in the same order"
             )
         grid = penalty_grid(self.alphas, absolute=self.absolute, unit=factor.mean_eigenvalue)
-        options = {"standardise": self.standardise, "dtype": dtype, "block": self.block}
+        options: dict[str, Any] = {
+            "standardise": self.standardise,
+            "dtype": dtype,
+            "block": self.block,
+        }
         self.sketch_r2_ = None
         if self.alpha_per == "target" and len(grid) > 1:
             self.alpha_, self.statistics_ = target_statistics(factor, targets, grid, **options)
@@ -379,20 +387,6 @@ def _targets(y: Any, estimator: FactoredRidge) -> ColumnSource:
         if y.dtype.kind == "O":
             y = y.astype(np.float64)
     return open_columns(y)
-
-
-def _same_trials(factor: KernelFactor, X: np.ndarray | None) -> None:
-    """Refuse a factor of other brain data: its shape and a few of its rows are compared."""
-    if X is None:
-        return
-    here, there = X.shape, factor.centred.shape
-    if here == there:
-        rows = np.unique(np.linspace(0, len(X) - 1, 5).astype(int))
-        wanted = np.asarray(X[rows] - factor.mean, factor.centred.dtype)
-        if np.allclose(wanted, factor.centred[rows], rtol=1e-5, atol=1e-6):
-            return
-        raise DataError("the factor was made from other brain data of this shape; factorise(X)")
-    raise DataError(f"X has shape {here} and the factor {there}; factorise the same trials")
 
 
 __all__ = ["FactoredRidge", "KernelFactor", "TargetStatistics", "factorise"]

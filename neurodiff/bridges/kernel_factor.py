@@ -149,6 +149,18 @@ class KernelFactor:
             smoother *= alpha
         return leave_out_matrix(smoother, self.members)
 
+    def refuse_other(self, X: np.ndarray) -> None:
+        """DataError if ``X`` is not what was factored: its shape and a few rows are compared."""
+        if X.shape != self.centred.shape:
+            raise DataError(
+                f"X has shape {X.shape} and the factor {self.centred.shape}; factorise the same "
+                "trials"
+            )
+        rows = np.unique(np.linspace(0, self.trials - 1, 5).astype(int))
+        here = np.asarray(X[rows] - self.mean, self.centred.dtype)
+        if not np.allclose(here, self.centred[rows], rtol=1e-5, atol=1e-6):
+            raise DataError("the factor was made from other brain data of this shape; factorise(X)")
+
     def with_groups(self, groups: object) -> KernelFactor:
         """The same factor, leaving out these groups; nothing is computed again."""
         return self.with_members(repeated_rows(groups, self.trials))

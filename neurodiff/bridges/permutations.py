@@ -7,10 +7,14 @@ product each: the hat matrix H depends on the brain data alone, so the shuffled 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from neurodiff.bridges.device_algebra import Multiplier
 from neurodiff.bridges.kernel_factor import float_type
@@ -32,7 +36,7 @@ def permutation_null(
     permutations: int = 1000,
     seed: int = 0,
     dtype: str = "float32",
-    block: int = 2048,
+    block: int = 1024,
 ) -> np.ndarray:
     """Null distribution of a statistic over refits with shuffled training targets.
 
@@ -75,17 +79,13 @@ def permutation_null(
     for place in train.slices(block):
         Y, mean = centred_block(train, place, kind)
         goal = test.block(place.start, place.stop, kind)
-        centre = mean.astype(kind)
+        measure: Callable[[np.ndarray], np.ndarray]
         if statistic is None:
-            unit = _unit_columns(goal, place.start)
-        drawn = []
-        for k in range(permutations):
-            predicted = apply(Y[permutation(len(Y), seed, k)])
-            if statistic is None:
-                drawn.append(_correlations(predicted, unit))
-            else:
-                drawn.append(np.atleast_1d(statistic(predicted + centre, goal)))
-        parts.append(np.stack(drawn))
+            measure = _Correlation(goal, place.start)
+        else:
+            measure = _Given(statistic, mean.astype(kind), goal)
+        draw = partial(_draw, apply=apply, Y=Y, measure=measure, seed=seed)
+        parts.append(np.stack(_spread(draw, permutations)))
     return np.concatenate(parts, axis=-1)
 
 
@@ -95,24 +95,67 @@ def permutation(n: int, seed: int, k: int) -> np.ndarray:
     return numpy_generator(drawn).permutation(n)
 
 
-def _correlations(predicted: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each column with a column of mean 0 and length 1; NaN if constant."""
-    mean = predicted.mean(axis=0)
-    squares = np.einsum("ij,ij->j", predicted, predicted) - len(predicted) * mean**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.einsum("ij,ij->j", predicted, unit) / np.sqrt(squares)
+class _Correlation:
+    """Pearson correlation of each column over the test trials; NaN for a constant prediction."""
+
+    def __init__(self, goal: np.ndarray, first: int) -> None:
+        centred = goal - goal.mean(axis=0, dtype=np.float64)
+        length = np.linalg.norm(centred, axis=0)
+        wrong = np.flatnonzero(~(length > 0))
+        if len(wrong):
+            raise DataError(
+                f"target {first + wrong[0]} holds NaN or does not vary over the {len(goal)} test "
+                "trials, so it has no correlation; drop it, or give another statistic"
+            )
+        self.unit = (centred / length).astype(goal.dtype)
+
+    def __call__(self, predicted: np.ndarray) -> np.ndarray:
+        mean = predicted.mean(axis=0)
+        squares = np.einsum("ij,ij->j", predicted, predicted) - len(predicted) * mean**2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.einsum("ij,ij->j", predicted, self.unit) / np.sqrt(squares)
 
 
-def _unit_columns(goal: np.ndarray, first: int) -> np.ndarray:
-    centred = goal - goal.mean(axis=0, dtype=np.float64)
-    length = np.linalg.norm(centred, axis=0)
-    wrong = np.flatnonzero(~(length > 0))
-    if len(wrong):
-        raise DataError(
-            f"target {first + wrong[0]} holds NaN or does not vary over the {len(goal)} test "
-            "trials, so it has no correlation; drop it, or give another statistic"
-        )
-    return (centred / length).astype(goal.dtype)
+class _Given:
+    """The caller's statistic of whole predictions."""
+
+    def __init__(self, statistic: Statistic, centre: np.ndarray, goal: np.ndarray) -> None:
+        self.statistic, self.centre, self.goal = statistic, centre, goal
+
+    def __call__(self, predicted: np.ndarray) -> np.ndarray:
+        return np.atleast_1d(self.statistic(predicted + self.centre, self.goal))
+
+
+def _draw(
+    numbers: range,
+    *,
+    apply: Multiplier,
+    Y: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+) -> list[np.ndarray]:
+    shuffled, out = np.zeros_like(Y), np.zeros((apply.rows, Y.shape[1]), Y.dtype)
+    drawn = []
+    for k in numbers:
+        np.take(Y, permutation(len(Y), seed, k), axis=0, out=shuffled, mode="clip")
+        drawn.append(measure(apply(shuffled, out)))
+    return drawn
+
+
+def _spread(draw: Callable[[range], list[np.ndarray]], permutations: int) -> list[np.ndarray]:
+    """Stretches of permutations side by side, one a thread of the linear algebra library.
+
+    A product of this size gains less from two threads than two products do from one each, and
+    shuffling has no threads of its own.
+    """
+    threads = max((pool["num_threads"] for pool in threadpool_info()), default=1)
+    threads = min(threads, permutations)
+    if threads == 1:
+        return draw(range(permutations))
+    edges = np.linspace(0, permutations, threads + 1).astype(int)
+    stretches = [range(a, b) for a, b in itertools.pairwise(edges.tolist())]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        return [row for drawn in pool.map(draw, stretches) for row in drawn]
 
 
 def _same_sizes(hat: np.ndarray, train: ColumnSource, test: ColumnSource) -> None:

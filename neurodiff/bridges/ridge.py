@@ -8,7 +8,8 @@ Closed forms (n trials, p vertices; X and Y centred):
 
 The last line is exact for the model with an intercept (Hastie, Tibshirani & Friedman 2009,
 eq. 7.64, with the hat matrix of centring added), so the penalty is chosen, and predictions for
-the training trials are made, without a single refit.
+the training trials are made, without a single refit. For targets that outgrow memory, or brain data
+shared by several heads, see `neurodiff.bridges.factored_ridge`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from neurodiff.bridges.leave_out import leave_out_residuals, repeated_rows
 
 
 class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -80,10 +83,13 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         eigenvalues = np.clip(eigenvalues, 0, None)
         scale = eigenvalues.mean()
         grid = np.sort(grid) * (scale if scale > 0 else 1.0)
-        UtY, U2 = U.T @ Yc, U**2
-        members = _repeated(groups, len(Y))
+        UtY = U.T @ Yc
+        members = repeated_rows(groups, len(Y))
         errors = np.stack(
-            [np.sum(_loo_residuals(a, eigenvalues, U, U2, UtY, members) ** 2, axis=0) for a in grid]
+            [
+                np.sum(leave_out_residuals(a, eigenvalues, U, Yc, UtY, members) ** 2, axis=0)
+                for a in grid
+            ]
         )  # (alphas, targets)
         if self.per_target:
             chosen = grid[np.argmin(errors, axis=0)]
@@ -94,7 +100,9 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         for a in np.unique(chosen):
             of_a = chosen == a
             dual[:, of_a] = U @ (UtY[:, of_a] / (eigenvalues + a)[:, None])
-            loo[:, of_a] = Y[:, of_a] - _loo_residuals(a, eigenvalues, U, U2, UtY[:, of_a], members)
+            loo[:, of_a] = Y[:, of_a] - leave_out_residuals(
+                a, eigenvalues, U, Yc[:, of_a], UtY[:, of_a], members
+            )
         coef = dual.T @ Xc
         intercept = y_mean - coef @ x_mean
         variance = np.sum(Yc**2, axis=0)
@@ -110,31 +118,3 @@ class MultiTargetRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return X @ self.coef_.T + self.intercept_
-
-
-def _loo_residuals(alpha, eigenvalues, U, U2, UtY, members=()) -> np.ndarray:
-    """Exact leave-one-out residuals of ridge with an intercept; (n, targets).
-
-    For a group g of several trials: (I - H_gg)^-1 (y_g - fitted_g), H the hat matrix with the
-    intercept's 1/n; for one trial the denominator is 1 - leverage.
-    """
-    shrink = alpha / (eigenvalues + alpha)
-    residuals = U @ (shrink[:, None] * UtY)
-    keep = U2 @ shrink - 1.0 / len(eigenvalues)  # 1 - leverage, the intercept's 1/n included
-    # a trial that alone fixes its own prediction has leverage 1: no error can be told there
-    loo = residuals / np.maximum(keep, 1e-12)[:, None]
-    for rows in members:
-        block = (U[rows] * shrink) @ U[rows].T - 1.0 / len(eigenvalues)
-        loo[rows] = np.linalg.lstsq(block, residuals[rows], rcond=None)[0]
-    return loo
-
-
-def _repeated(groups, n: int) -> list[np.ndarray]:
-    """Row numbers of each group that has more than one row."""
-    if groups is None:
-        return []
-    labels = np.asarray(groups)
-    if labels.shape != (n,):
-        raise ValueError(f"groups has shape {labels.shape}; expected one name for each of {n} rows")
-    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-    return [np.flatnonzero(codes == k) for k in np.flatnonzero(counts > 1)]

@@ -63,6 +63,7 @@ def save_ridge(
     targets, known = bridge.targets_, bridge.statistics_
     path = targets.path
     if path is None:
+        assert targets.array is not None  # a source is one or the other
         path = folder / "targets.npy"
         write_npy(path, targets.array.reshape(targets.rows, *targets.item_shape))
     rows = {"alpha": np.broadcast_to(bridge.alpha_, known.mean.shape), "mean": known.mean}
@@ -151,11 +152,17 @@ def load_ridge(
         for name, expected in hashes.items():
             _same_bytes(place / name, expected, "brain data")
         factor = _load_factor(place, device, whole="eigenvectors.npy" in hashes)
+    else:
+        _same_bytes(place / "mean.npy", hashes.get("mean.npy"), "brain data")
+        if not np.array_equal(factor.mean, read_npy(place / "mean.npy")):
+            raise DataError(
+                f"the factor given is not that of {place}; give the head's own, or none"
+            )
     if factor.trials != source.rows:
         raise DataError(f"the factor has {factor.trials} trials and the targets {source.rows}")
     statistics = read_npy(folder / "statistics.npy", shape=(len(names), source.shape[1]))
     rows = dict(zip(names, statistics, strict=True))
-    alpha = rows.pop("alpha")
+    alpha: Any = rows.pop("alpha")
     bridge.alpha_ = alpha if notes["alpha"] is None else float(notes["alpha"])
     bridge.alphas_ = np.asarray(notes["alphas"], np.float64)
     bridge.sketch_r2_ = None if notes["sketch_r2"] is None else np.asarray(notes["sketch_r2"])

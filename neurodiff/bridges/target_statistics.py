@@ -33,9 +33,9 @@ class TargetStatistics:
     """
 
     mean: np.ndarray
-    std: np.ndarray | None = None
-    loo_mean: np.ndarray | None = None
-    loo_std: np.ndarray | None = None
+    std: Any = None
+    loo_mean: Any = None
+    loo_std: Any = None
 
 
 def penalty_grid(alphas: Any, *, absolute: bool, unit: float) -> np.ndarray:
@@ -193,12 +193,15 @@ def target_statistics(
 def leave_out_blocks(
     factor: KernelFactor,
     targets: ColumnSource,
-    alpha: float | np.ndarray,
+    alpha: Any,
     *,
     dtype: np.dtype,
     block: int,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Leave-one-out predictions of the training trials, (columns, (n, columns)), block by block."""
+    """Leave-one-out predictions of the training trials, (columns, (n, columns)), block by block.
+
+    ``alpha`` is one penalty, or one for each target.
+    """
     one = np.ndim(alpha) == 0
     if one:
         operator = Multiplier(factor.leave_out(float(alpha)), dtype, factor.device)

@@ -59,6 +59,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replaced_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of ``target`` when the block ends well.
+
+    It is made beside ``target`` and renamed, so ``target`` is the old folder or the new one, whole;
+    after an error it is the old one.
+    """
+    target = Path(target)
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    new, old = (target.with_name(f".tmp-{kind}-{token}-{target.name}") for kind in ("new", "old"))
+    try:
+        yield new
+        if target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+    finally:
+        if old.exists() and not target.exists():  # the second of the two renames failed
+            os.replace(old, target)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Context that yields a binary file; its content becomes ``path`` when the block succeeds.
 

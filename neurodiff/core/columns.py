@@ -100,7 +100,7 @@ class ColumnSource:
         """SHA-256 of the file, or of the numbers in memory; 64 hex digits."""
         if self.path is not None:
             return sha256_of(self.path)
-        return hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.array).data).hexdigest()
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         size = self.dtype.itemsize
@@ -115,7 +115,7 @@ class ColumnSource:
             return out
 
     def _fill(self, file: Any, place: int, out: np.ndarray) -> None:
-        view = memoryview(out.reshape(-1)).cast("B")
+        view = out.reshape(-1).data.cast("B")
         file.seek(self.offset + place)
         while len(view):
             got = file.readinto(view)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,28 +142,28 @@ def open_rois(folder: Path, width: list[int]) -> Mapping[str, np.ndarray]:
             continue
         names = {int(k): str(v) for k, v in read_npy_dictionary(mapping).items() if int(k) > 0}
         for prefix, sides in (("", (0, 1)), ("lh.", (0,)), ("rh.", (1,))):
-            labels = _labels(folder, family, width, sides)
-            makers[prefix + family] = lambda labels=labels: labels() > 0
+            makers[prefix + family] = partial(_roi, folder, family, width, sides, None)
             for number, name in names.items():
-                makers[prefix + name] = lambda labels=labels, number=number: labels() == number
-    return LazyMasks(list(makers), lambda name: makers[name]())
+                makers[prefix + name] = partial(_roi, folder, family, width, sides, number)
+    return LazyMasks(list(makers), partial(_made, makers))
 
 
-def _labels(
-    folder: Path, family: str, width: list[int], sides: tuple[int, ...]
-) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-        parts = []
-        for number, side in enumerate(HEMISPHERES):
+def _made(makers: dict[str, Callable[[], np.ndarray]], name: str) -> np.ndarray:
+    return makers[name]()
+
+
+def _roi(
+    folder: Path, family: str, width: list[int], sides: tuple[int, ...], label: int | None
+) -> np.ndarray:
+    """Vertices with this label, or any where it is None, of these hemispheres."""
+    parts = []
+    for number, side in enumerate(HEMISPHERES):
+        labels = np.zeros(width[number])
+        if number in sides:
             path = folder / "roi_masks" / f"{side}.{family}_challenge_space.npy"
-            parts.append(
-                read_npy(path, dtype=(np.number,), shape=(width[number],))
-                if number in sides
-                else np.zeros(width[number])
-            )
-        return np.concatenate(parts)
-
-    return read
+            labels = read_npy(path, dtype=(np.number,), shape=(width[number],))
+        parts.append(labels > 0 if label is None else labels == label)
+    return np.concatenate(parts)
 
 
 def _space(folder: Path, width: list[int]) -> FsaverageSpace | None:

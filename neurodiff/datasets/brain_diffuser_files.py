@@ -9,6 +9,7 @@
     extracted_features/subj01/nsd_{cliptext,clipvision}_{train,test}.npy  (n, 77 | 257, 768)
     predicted_features/subj01/nsd_vdvae_nsdgeneral_pred_sub1_31l_alpha50k.npy
     predicted_features/subj01/nsd_{cliptext,clipvision}_predtest_nsdgeneral.npy
+    predicted_features/subj01/nsd_vdvae_nsdgeneral_roi_sub1_31l_alpha50k.npy, ..._roi_nsdgeneral.npy
     regression_weights/subj01/{vdvae,cliptext,clipvision}_regression_weights.pkl   weight, bias
 
 ``root`` is the folder of these four (``data`` of the published repository).  Arrays are memory
@@ -22,23 +23,22 @@ Ozcelik & VanRullen 2023, Scientific Reports 13:15666, and its code.
 
 from __future__ import annotations
 
-import os
-import struct
-import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import atomic_path, write_npy
+from neurodiff.core.atomic import atomic_path, atomic_write, write_npy
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_io import read_npy, require_finite
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.datasets.findings import Finding
+from neurodiff.datasets.npz import map_npz_member
 from neurodiff.datasets.nsd_betas import PER_PERCENT
 from neurodiff.datasets.nsd_files import subject_name, subject_number
+from neurodiff.datasets.nsd_stimuli import mapped_text
 from neurodiff.datasets.numpy_pickle import read_pickled_arrays
 
 SPLITS = ("train", "test")
@@ -47,6 +47,7 @@ HEADS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Heads and the shape of one item of each."""
 CAPTIONS = 5
+Prediction = Literal["test", "roi"]
 
 
 # ------------------------------------------------------------------------------ names of the files
@@ -65,13 +66,18 @@ def features_path(root: str | Path, subject: int | str, head: str, split: str) -
     return _folder(root, "extracted_features", subject_number(subject)) / f"nsd_{name}"
 
 
-def predictions_path(root: str | Path, subject: int | str, head: str) -> Path:
-    """File of the predictions of a head for the test pictures."""
+def predictions_path(
+    root: str | Path, subject: int | str, head: str, kind: Prediction = "test"
+) -> Path:
+    """File of the predictions of a head, of the test pictures or of regions of interest."""
     _require_head(head)
+    if kind not in ("test", "roi"):
+        raise UsageError(f"there are no predictions of {kind!r}; there are test and roi")
     number = subject_number(subject)
-    name = f"{head}_predtest_nsdgeneral"
+    name = f"{head}_{'predtest' if kind == 'test' else 'roi'}_nsdgeneral"
     if head == "vdvae":
-        name = f"vdvae_nsdgeneral_pred_sub{number}_31l_alpha50k"
+        what = "pred" if kind == "test" else "roi"
+        name = f"vdvae_nsdgeneral_{what}_sub{number}_31l_alpha50k"
     return _folder(root, "predicted_features", number) / f"nsd_{name}.npy"
 
 
@@ -191,19 +197,11 @@ def read_captions(path: Path, count: int) -> list[tuple[str, ...]]:
     Raises
     ------
     MissingDataError : there is no such file.
-    DataError : no text of shape (count, captions).
+    DataError : no text, or of another number of pictures.
     """
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; make it again")
-    try:
-        texts = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a whole .npy file of text ({first})") from None
-    if texts.dtype.kind != "U" or texts.ndim != 2 or len(texts) != count:
-        raise DataError(
-            f"{path} holds {texts.dtype} {texts.shape}; expected text ({count}, {CAPTIONS})"
-        )
+    texts = mapped_text(path)
+    if len(texts) != count:
+        raise DataError(f"{path} has captions of {len(texts)} pictures; expected {count}")
     return [tuple(text for text in (str(value).strip() for value in row) if text) for row in texts]
 
 
@@ -234,9 +232,10 @@ def write_prepared_npy(
         ids = part.trials["stimulus"].tolist()
         if len(set(ids)) != len(ids):
             raise UsageError("a picture has several trials; average them with mean_repeats() first")
-        write_npy(
+        _write_rows(
             prepared_path(root, subject, split, "fmriavg_nsdgeneral"),
-            part.array().astype(np.float64) * PER_PERCENT,
+            (part.n_trials, part.n_features),
+            (part.data[row].astype(np.float64) * PER_PERCENT for row in range(part.n_trials)),
         )
         texts = [[*stimuli.captions(name)[:CAPTIONS], *[""] * CAPTIONS][:CAPTIONS] for name in ids]
         write_npy(prepared_path(root, subject, split, "cap"), np.array(texts, dtype=np.str_))
@@ -245,17 +244,30 @@ def write_prepared_npy(
 
 def _write_pictures(path: Path, stimuli: Stimuli, ids: list[str]) -> None:
     shape = np.asarray(stimuli[ids[0]].image()).shape
-    with atomic_path(path) as temporary:
-        brick = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(ids), *shape))
-        for row, name in enumerate(ids):
+
+    def pictures() -> Iterator[np.ndarray]:
+        for name in ids:
             picture = np.asarray(stimuli[name].image())
             if picture.shape != shape:
                 raise DataError(
                     f"the picture of {name} has shape {picture.shape}, that of {ids[0]} {shape}; "
                     "resize them to one size first"
                 )
-            brick[row] = picture
-        brick.flush()
+            yield picture
+
+    _write_rows(path, (len(ids), *shape), pictures(), np.uint8)
+
+
+def _write_rows(
+    path: Path, shape: tuple[int, ...], rows: Iterable[np.ndarray], dtype: Any = np.float64
+) -> None:
+    """A ``.npy`` file of ``shape``, one row in memory at a time, whole or not at all."""
+    described = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": described, "fortran_order": False, "shape": shape}
+    with atomic_write(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(np.ascontiguousarray(row, dtype).tobytes())
 
 
 # ----------------------------------------------------------------- features, predictions, weights
@@ -271,7 +283,7 @@ def read_features(root: str | Path, subject: int | str, head: str, split: str) -
     """
     path = features_path(root, subject, head, split)
     if head == "vdvae":
-        return _mapped_member(path, f"{split}_latents", (None, *HEADS[head]))
+        return map_npz_member(path, f"{split}_latents", HEADS[head])
     return _mapped(path, head)
 
 
@@ -286,15 +298,19 @@ def write_features(root: str | Path, subject: int | str, head: str, train: Any, 
             np.savez(temporary, train_latents=train, test_latents=test)
 
 
-def read_predictions(root: str | Path, subject: int | str, head: str) -> np.ndarray:
-    """Predictions (test pictures, ...) of a head, mapped."""
-    return _mapped(predictions_path(root, subject, head), head)
+def read_predictions(
+    root: str | Path, subject: int | str, head: str, kind: Prediction = "test"
+) -> np.ndarray:
+    """Predictions (test pictures or regions, ...) of a head, mapped."""
+    return _mapped(predictions_path(root, subject, head, kind), head)
 
 
-def write_predictions(root: str | Path, subject: int | str, head: str, array: Any) -> None:
+def write_predictions(
+    root: str | Path, subject: int | str, head: str, array: Any, kind: Prediction = "test"
+) -> None:
     """Write predictions under the published name."""
     _require_items(head, array)
-    write_npy(predictions_path(root, subject, head), array)
+    write_npy(predictions_path(root, subject, head, kind), array)
 
 
 def read_weights(root: str | Path, subject: int | str, head: str) -> tuple[np.ndarray, np.ndarray]:
@@ -330,107 +346,3 @@ def _require_items(head: str, array: Any) -> None:
             f"{head} is {array.dtype} {array.shape}; expected real numbers (n, "
             f"{', '.join(map(str, HEADS[head]))})"
         )
-
-
-def _mapped_member(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """An array of an archive that ``np.savez`` wrote; mapped in place, as it is not packed."""
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; check the path")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            with np.load(path, allow_pickle=False) as loaded:
-                array = loaded[name]
-        else:
-            array = _stored_member(path, member)
-    except KeyError:
-        raise DataError(
-            f"{path} has no array {name!r}; expected train_latents and test_latents"
-        ) from (None)
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a whole archive of arrays ({first})") from None
-    fits = len(array.shape) == len(shape) and array.shape[1:] == shape[1:]
-    if not fits or array.dtype.kind != "f":
-        raise DataError(
-            f"{name} of {path} is {array.dtype} {array.shape}; expected real numbers (n, "
-            f"{', '.join(map(str, shape[1:]))})"
-        )
-    return array
-
-
-def _stored_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    with open(path, "rb") as file:
-        file.seek(member.header_offset)
-        lengths = struct.unpack("<26x2H", file.read(30))
-        file.seek(sum(lengths), os.SEEK_CUR)
-        if np.lib.format.read_magic(file) == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            raise ValueError("an array header of another version")
-        offset = file.tell()
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of type {dtype}")
-    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-
-
-# ------------------------------------------------------------------------------------------ check
-
-
-def check_prepared_npy(root: str | Path, subject: int | str | None = None) -> list[Finding]:
-    """What of the published files is there, of one subject or of all; reads the betas."""
-    root = Path(root)
-    if not root.is_dir():
-        return [Finding.missing("folder", root, "there is no such folder", "give --root the data")]
-    folders = sorted((root / "processed_data").glob("subj0[1-8]"))
-    names = [path.name for path in folders] if subject is None else [subject_name(subject)]
-    if not names:
-        text = "there is no processed_data/subj01 or so"
-        return [Finding.missing("subject", root, text, "prepare a subject, or give another root")]
-    findings = []
-    for name in names:
-        where = root / "processed_data" / name
-        try:
-            recording, _ = open_prepared_npy(root, name)
-            for start in range(0, recording.n_trials, 256):
-                recording.data[start : start + 256]
-        except MissingDataError as error:
-            findings.append(Finding.missing(name, where, str(error), "prepare it again"))
-            continue
-        except DataError as error:
-            findings.append(Finding.broken(name, where, str(error), "prepare it again"))
-            continue
-        sizes = recording.trials["split"].value_counts()
-        text = f"{sizes['train']} + {sizes['test']} pictures, {recording.n_features} voxels"
-        findings.append(Finding.fine(name, where, text))
-        for kind, what in (("stim", "pictures"), ("cap", "captions")):
-            for split in SPLITS:
-                path = prepared_path(root, name, split, kind)
-                if not path.is_file():
-                    findings.append(
-                        Finding.missing(f"{name} {what}", path, "not there", f"go without {what}")
-                    )
-        findings += _check_products(root, name)
-    return findings
-
-
-def _check_products(root: Path, subject: str) -> list[Finding]:
-    findings = []
-    for head in HEADS:
-        products = {
-            "features": (features_path(root, subject, head, "test"), read_features),
-            "predictions": (predictions_path(root, subject, head), read_predictions),
-        }
-        for what, (path, read) in products.items():
-            if not path.is_file():
-                continue
-            try:
-                options = ("test",) if what == "features" else ()
-                count = len(read(root, subject, head, *options))
-                findings.append(Finding.fine(f"{subject} {head} {what}", path, f"of {count}"))
-            except DataError as error:
-                findings.append(
-                    Finding.broken(f"{subject} {head} {what}", path, str(error), "make it again")
-                )
-    return findings

@@ -17,7 +17,9 @@ import numpy as np
 from neurodiff.core.errors import DataError, MissingDataError
 
 OFFSET = 284
-TYPES = {0: np.dtype("u1"), 1: np.dtype(">i4"), 3: np.dtype(">f4"), 4: np.dtype(">i2")}
+TYPES: dict[int, np.dtype] = {
+    0: np.dtype("u1"), 1: np.dtype(">i4"), 3: np.dtype(">f4"), 4: np.dtype(">i2"),
+}  # fmt: skip
 
 
 def mgh_header(path: Path) -> tuple[tuple[int, int, int, int], np.dtype]:
@@ -59,7 +61,7 @@ def read_mgh(path: Path) -> np.ndarray:
         with opened(path) as file:
             file.seek(OFFSET)
             data = file.read(size)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError, OverflowError) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from None
     if len(data) < size:
         raise DataError(f"{path} is truncated: {len(data)} of {size} bytes; download it again")

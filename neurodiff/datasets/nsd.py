@@ -83,7 +83,8 @@ class NSD:
             or a `MaskSpace`.
         averaged : the trials of a picture become one, their mean; files are read one after the
             other when the recording is opened.  The column repeat then counts the trials.
-            Otherwise they are read when they are indexed, and ``mean_repeats`` averages the same.
+            Otherwise they are read when they are indexed, and ``mean_repeats`` averages the same,
+            but many sessions of a whole surface are then read again and again.
         unusable : what to do about features that are not finite in some trial, or, where
             ``averaged`` or ``"drop"`` reads all of them, do not vary: ``"error"`` or ``"drop"``.
 

@@ -21,11 +21,13 @@ from neurodiff.datasets.nsd_files import (
     WITHHELD,
     Design,
     expected_names,
+    label_folders,
     ranges,
     read_design,
     session_paths,
     subject_name,
     subject_number,
+    volume_folder,
 )
 from neurodiff.datasets.nsd_rois import (
     PLAIN,
@@ -131,15 +133,22 @@ def _check_subject(root: Path, subject: int, design: Design | None) -> list[Find
     return findings
 
 
+def roi_place(root: Path, subject: int, space: str) -> Path:
+    """Folder of masks and ROIs of a space."""
+    if space == "fsaverage":
+        return label_folders(root, subject)[-1]
+    return volume_folder(root, subject, space) / "roi"
+
+
 def _check_mask(findings: list[Finding], root: Path, subject: int, space: str) -> Grid | None:
-    what = f"{subject_name(subject)} mask, {space}"
+    what, where = f"{subject_name(subject)} mask, {space}", roi_place(root, subject, space)
     try:
         grid = open_grid(root, subject, space, "nsdgeneral")
     except NeurodiffError as error:
-        findings.append(_problem(what, root, error))
+        findings.append(_problem(what, where, error))
         return None
     kind = "vertices" if space == "fsaverage" else "voxels"
-    findings.append(Finding.fine(what, root, f"nsdgeneral has {grid.space.n_features} {kind}"))
+    findings.append(Finding.fine(what, where, f"nsdgeneral has {grid.space.n_features} {kind}"))
     return grid
 
 
@@ -247,11 +256,11 @@ def _check_families(
     findings: list[Finding], root: Path, subject: int, space: str, grid: Grid
 ) -> None:
     there = families(root, subject, space)
-    what = f"{subject_name(subject)} ROIs, {space}"
+    what, where = f"{subject_name(subject)} ROIs, {space}", roi_place(root, subject, space)
     absent = [name for name in PLAIN if name not in there]
     if absent:
         text = f"no {', '.join(absent)}"
-        findings.append(Finding.missing(what, root, text, "download the folder roi"))
+        findings.append(Finding.missing(what, where, text, "download the folder roi"))
     for family in there:
         try:
             names = read_names(root, subject, family)
@@ -260,14 +269,14 @@ def _check_families(
                 values = grid.both(left, right, 0)
                 labels |= {int(label) for label in np.unique(values) if label > 0}
         except DataError as error:
-            findings.append(_problem(f"{what}, {family}", root, error))
+            findings.append(_problem(f"{what}, {family}", where, error))
             continue
         if names is None:
             text = f"{family}.mgz.ctab is not there; its {len(labels)} ROIs go by number"
-            findings.append(Finding.note(f"{what}, {family}", root, text))
+            findings.append(Finding.note(f"{what}, {family}", where, text))
         elif labels - set(names):
             text = f"labels {ranges(labels - set(names))} have no name in {family}.mgz.ctab"
-            findings.append(Finding.broken(f"{what}, {family}", root, text, GET))
+            findings.append(Finding.broken(f"{what}, {family}", where, text, GET))
         else:
             text = f"{len(labels)} of {len(names)} named regions are in the mask"
-            findings.append(Finding.fine(f"{what}, {family}", root, text))
+            findings.append(Finding.fine(f"{what}, {family}", where, text))

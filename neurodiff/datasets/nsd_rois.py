@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,8 @@ def open_rois(root: Path, subject: int, space: str, grid: Grid) -> Mapping[str, 
         for name, halves in UNIONS.items():
             parts = [makers[prefix + half] for half in halves if prefix + half in makers]
             if len(parts) == len(halves) and prefix + name not in makers:
-                makers[prefix + name] = lambda parts=parts: np.any(
-                    [part() for part in parts], axis=0
-                )
-    return LazyMasks(list(makers), lambda name: makers[name]())
+                makers[prefix + name] = partial(_union, parts)
+    return LazyMasks(list(makers), partial(_made, makers))
 
 
 def _add_family(
@@ -277,15 +276,9 @@ def _add_family(
     grid: Grid, family: str,
 ) -> None:  # fmt: skip
     sources = label_sources(root, subject, space, family)
-    kept: dict[str, np.ndarray] = {}
-
-    def labels(side: str) -> np.ndarray:
-        if side not in kept:
-            left, right = sources[side]
-            whole = side == "" and len(grid.masks) == 1 and right is None
-            kept[side] = grid.values(left) if whole and left else grid.both(left, right, 0)
-        return kept[side]
-
+    if not sources:  # one hemisphere of a surface
+        return
+    labels = _Labels(grid, sources)
     names = read_names(root, subject, family)
     if names is None:  # without names, the labels that are there, by number
         there = np.unique(labels("" if "" in sources else next(iter(sources))))
@@ -295,10 +288,35 @@ def _add_family(
         plain = family in PLAIN
     for side in sources:
         prefix = f"{side}." if side else ""
-        makers[prefix + family] = lambda side=side: labels(side) > 0
+        makers[prefix + family] = partial(labels.mask, side, None)
         for label, name in names.items():
             full = prefix + (name if plain else f"{family}/{name}")
-            makers.setdefault(full, lambda side=side, label=label: labels(side) == label)
+            makers.setdefault(full, partial(labels.mask, side, label))
+
+
+class _Labels:
+    """Labels of a family inside the mask, each file read once."""
+
+    def __init__(self, grid: Grid, sources: dict[str, tuple[Path | None, Path | None]]) -> None:
+        self.grid, self.sources = grid, sources
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, side: str) -> np.ndarray:
+        if side not in self._kept:
+            self._kept[side] = self.grid.both(*self.sources[side], 0)
+        return self._kept[side]
+
+    def mask(self, side: str, label: int | None) -> np.ndarray:
+        """Where the label is this one, or any where it is None."""
+        return self(side) > 0 if label is None else self(side) == label
+
+
+def _made(makers: dict[str, Callable[[], np.ndarray]], name: str) -> np.ndarray:
+    return makers[name]()
+
+
+def _union(parts: list[Callable[[], np.ndarray]]) -> np.ndarray:
+    return np.any([part() for part in parts], axis=0)
 
 
 def label_sources(

@@ -84,7 +84,7 @@ def read_captions(path: Path, pictures: Sequence[int]) -> list[tuple[str, ...]]:
     MissingDataError : there is no such file.
     DataError : no text of shape (pictures, captions), or a picture beyond its last row.
     """
-    texts = _mapped_text(path)
+    texts = mapped_text(path)
     last = max(pictures, default=0)
     if last >= len(texts) or min(pictures, default=0) < 0:
         raise DataError(
@@ -96,7 +96,14 @@ def read_captions(path: Path, pictures: Sequence[int]) -> list[tuple[str, ...]]:
     ]
 
 
-def _mapped_text(path: Path) -> np.ndarray:
+def mapped_text(path: Path) -> np.ndarray:
+    """Text (pictures, captions) of a ``.npy`` file, mapped.
+
+    Raises
+    ------
+    MissingDataError : there is no such file.
+    DataError : truncated, or anything but text of two axes.
+    """
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; get the curated captions")
     try:

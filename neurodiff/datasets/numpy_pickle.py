@@ -106,7 +106,7 @@ class _Type:
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str) or not (code == "O8" or _NUMBERS.fullmatch(code)):
             raise ValueError(f"an array of type {code!r}")
-        self.code, self.order = code, "="
+        self.code, self.order = code, code[0] if code[0] in "<>|=" else "="
 
     def __setstate__(self, state: Any) -> None:
         order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
@@ -117,8 +117,8 @@ class _Type:
     def numpy(self) -> np.dtype:
         if self.code == "O8":
             raise ValueError("an array of Python objects")
-        dtype = np.dtype(self.code)
-        return dtype if self.order in ("|", "=") else dtype.newbyteorder(self.order)
+        code = self.code.lstrip("<>|=")
+        return np.dtype(code if self.order == "|" else self.order + code)
 
 
 class _Array:

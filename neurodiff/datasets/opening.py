@@ -15,7 +15,8 @@ from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.algonauts2023 import Algonauts2023
-from neurodiff.datasets.brain_diffuser_files import check_prepared_npy, open_prepared_npy
+from neurodiff.datasets.brain_diffuser_check import check_prepared_npy
+from neurodiff.datasets.brain_diffuser_files import open_prepared_npy
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape

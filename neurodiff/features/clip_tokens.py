@@ -61,7 +61,7 @@ class CLIPPixels:
 
     def normalised(self, values: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3 h w"]:
         """Values from 0 to 1 with each colour's mean and SD taken off, colours first."""
-        mean, sd = np.float32(self.mean), np.float32(self.sd)
+        mean, sd = np.array(self.mean, np.float32), np.array(self.sd, np.float32)
         return np.ascontiguousarray(((values - mean) / sd).transpose(2, 0, 1), np.float32)
 
 

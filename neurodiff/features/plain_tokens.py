@@ -58,7 +58,7 @@ class WordTokens:
         out = np.zeros(self.text_shape, np.float32)
         out[0] = whole
         out[1 : 1 + len(words)] = vectors[: tokens - 1]
-        return out / np.linalg.norm(whole)
+        return out / np.float32(np.linalg.norm(whole))
 
 
 class PatchTokens:
@@ -133,4 +133,4 @@ class PatchTokens:
 
 def _direction(word: str, width: int) -> np.ndarray:
     seed = item_seed(0, subject="", stimulus=word, stage="word direction")
-    return numpy_generator(seed).standard_normal(width).astype(np.float32) / np.sqrt(width)
+    return (numpy_generator(seed).standard_normal(width) / np.sqrt(width)).astype(np.float32)

@@ -180,7 +180,7 @@ class VDVAE(nn.Module):
         self, features: Float[Tensor, "n width s s"]
     ) -> Float[Tensor, "n s s parameters"]:
         """Parameters of the pixels' distribution (`neurodiff.models.logistic_mixture`)."""
-        return self.decoder.out_net.out_conv(features).permute(0, 2, 3, 1)
+        return self.decoder.out_net(features)
 
     def _posterior(
         self,
@@ -311,12 +311,13 @@ class _Encoder(nn.Module):
         super().__init__()
         self.plan = size.encoder_blocks
         self.in_conv = _convolution(3, size.width, 3)
-        self.enc_blocks = nn.ModuleList(
+        blocks = [
             _Block(size.width, size.inner, size.width, resolution=r, residual=True)
             for r, _ in self.plan
-        )
-        for block in self.enc_blocks:
-            _shrink(block.c4, len(self.enc_blocks))
+        ]
+        for block in blocks:
+            _shrink(block.c4, len(blocks))
+        self.enc_blocks = nn.ModuleList(blocks)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """The last activation of each resolution (n, width, r, r), by resolution."""
@@ -404,6 +405,9 @@ class _Pixels(nn.Module):
         super().__init__()
         self.out_conv = nn.Conv2d(size.width, PER_COMPONENT * size.mixtures, 1)
 
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out_conv(features).permute(0, 2, 3, 1)
+
 
 class _Decoder(nn.Module):
     def __init__(self, size: VDVAESize) -> None:
@@ -429,6 +433,7 @@ class _Decoder(nn.Module):
 
 def _convolution(width: int, out: int, side: int = 1) -> nn.Conv2d:
     convolution = nn.Conv2d(width, out, side, padding=side // 2)
+    assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
     return convolution
 

@@ -30,7 +30,7 @@ def to_pixels(images: Sequence[Image.Image], size: int = 64) -> UInt8[np.ndarray
     pixels = np.zeros((len(images), size, size, 3), np.uint8)
     for k, image in enumerate(images):
         _require_rgb(image, k)
-        pixels[k] = image.resize((size, size), Image.Resampling.BILINEAR)
+        pixels[k] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     return pixels
 
 

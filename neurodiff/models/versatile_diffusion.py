@@ -107,6 +107,7 @@ class DualGuidedUNet(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> net = DualGuidedUNet(DualUNetSize(text_width=6, image_width=5))
     >>> text, image = torch.zeros(2, 7, 6), torch.zeros(2, 3, 5)
     >>> net(torch.zeros(2, 4, 8, 8), torch.tensor([1, 721]), text, image, 0.4).shape
@@ -118,9 +119,9 @@ class DualGuidedUNet(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.size = size or DualUNetSize()
-        self.unet = UNet2DConditionModel(**self.size.config())
-        blocks = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
-        for block in blocks:
+        unet: Any = UNet2DConditionModel(**self.size.config())
+        self.unet = unet
+        for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
             places = getattr(block, "attentions", [])
             for i, vision in enumerate(places):
                 text = type(vision)(
@@ -195,7 +196,7 @@ class DualGuidedUNet(nn.Module):
 class DualTransformer(nn.Module):
     """Two spatial transformers at one place of a U-Net, mixed; called as diffusers' blocks do."""
 
-    def __init__(self, vision: nn.Module, text: nn.Module):
+    def __init__(self, vision: Any, text: Any):
         super().__init__()
         self.vision, self.text = vision, text
         for transformer in (vision, text):
@@ -257,6 +258,27 @@ def named_states(
     return ready, [name for name in text if ".attentions." not in name]
 
 
+def compare_states(
+    network: DualGuidedUNet, image: Mapping[str, Tensor], text: Mapping[str, Tensor]
+) -> KeyReport:
+    """What :func:`load_states` would find; nothing is loaded."""
+    ready, left_out = named_states(image, text)
+    own = network.state_dict()
+    both = [name for name in own if name in ready]
+    fits = {name: ready[name].shape == own[name].shape for name in both}
+    return KeyReport(
+        matched=[name for name in both if fits[name]],
+        missing=[name for name in own if name not in ready],
+        unexpected=[name for name in ready if name not in own],
+        other_shape=[
+            f"{name} {tuple(ready[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in both
+            if not fits[name]
+        ],
+        left_out=left_out,
+    )
+
+
 def load_states(
     network: DualGuidedUNet, image: Mapping[str, Tensor], text: Mapping[str, Tensor]
 ) -> KeyReport:
@@ -269,24 +291,10 @@ def load_states(
     ------
     ValueError : names are missing or unknown, or tensors have other shapes.
     """
-    ready, left_out = named_states(image, text)
-    own = network.state_dict()
-    both = [name for name in own if name in ready]
-    fits = {name: ready[name].shape == own[name].shape for name in both}
-    report = KeyReport(
-        matched=[name for name in both if fits[name]],
-        missing=[name for name in own if name not in ready],
-        unexpected=[name for name in ready if name not in own],
-        other_shape=[
-            f"{name} {tuple(ready[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in both
-            if not fits[name]
-        ],
-        left_out=left_out,
-    )
+    report = compare_states(network, image, text)
     if problem := report.sentence():
         raise ValueError(f"these weights are not of this network: {problem}")
-    network.load_state_dict(ready, assign=True)
+    network.load_state_dict(named_states(image, text)[0], assign=True)
     return report
 
 

@@ -62,8 +62,11 @@ def published_unet_name(name: str, size: DualUNetSize) -> str:
         if name.startswith(f"{ours}."):
             return published + name.removeprefix(ours)
     side, _, rest = name.partition("_block")  # "down", "mid" or "up"
-    level, kind, place, rest = re.fullmatch(r"s?\.?(\d*)\.?([a-z]+)\.(\d+)\.(.*)", rest).groups()
-    level, place, blocks = int(level or 0), int(place), size.layers + 1
+    found = re.fullmatch(r"s?\.?(\d*)\.?([a-z]+)\.(\d+)\.(.*)", rest)
+    if found is None:
+        raise ValueError(f"{name!r} is no parameter of a dual-guided U-Net")
+    kind, rest = found[2], found[4]
+    level, place, blocks = int(found[1] or 0), int(found[3]), size.layers + 1
     if kind == "attentions":
         network, rest = rest.split(".", 1)
         tower = {"vision": "unet_image", "text": "unet_text"}[network]

@@ -585,8 +585,8 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _by_part(rows: list[Row]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {}
-    prefixes = (*_MIND3D[:4], DECODER, TOKENIZER, HEADER, SCHEDULE, "CLIP_Model.", "feat.")
-    prefixes += VDVAE_PARTS
+    ends = ("CLIP_Model.", "feat.", *VDVAE_PARTS)
+    prefixes = (*_MIND3D[:4], DECODER, TOKENIZER, HEADER, SCHEDULE, *ends)
     for row in rows:
         prefix = next((p for p in prefixes if row.name.startswith(p)), "")
         parts.setdefault(prefix.rstrip(".") or "(no prefix)", []).append(row)

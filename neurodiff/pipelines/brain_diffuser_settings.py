@@ -1,4 +1,4 @@
-"""Everything that can be set in a Brain-Diffuser run; recipes in ``pipelines/*.yaml`` fill it in."""
+"""Everything that can be set in a Brain-Diffuser run; recipes in ``pipelines/`` fill it in."""
 
 from __future__ import annotations
 
@@ -143,6 +143,6 @@ class BrainDiffuserRecipe:
                 f"low_level.latents is {self.low_level.latents}; this VDVAE has "
                 f"{len(self.low_level.size.decoder_blocks)} blocks"
             )
-        if self.generator.folder is None and self.generator.training is not None:
-            if self.generator.autoencoder is None:
-                raise UsageError("a generator that is trained needs generator.autoencoder")
+        trained = self.generator.folder is None and self.generator.training is not None
+        if trained and self.generator.autoencoder is None:
+            raise UsageError("a generator that is trained needs generator.autoencoder")

@@ -3,7 +3,7 @@
     pictures -> VDVAE                                   evidence bound
     pictures -> axes of the vision tokens
     pictures -> autoencoder -> scale of the latents     absolute and squared error, slight KL
-    latents, tokens -> dual-guided U-Net                noise prediction, conditions dropped at times
+    latents, tokens -> dual-guided U-Net                noise prediction, some without condition
 
 Published networks are loaded instead, one by one, where the recipe names files.
 """
@@ -160,7 +160,8 @@ def _generator(
 ) -> VersatileDiffusionGenerator:
     settings = recipe.generator
     autoencoder, training = settings.autoencoder, settings.training
-    assert autoencoder is not None and training is not None
+    assert autoencoder is not None
+    assert training is not None
     vae = seeded(lambda: small_autoencoder(autoencoder, settings.side), seed, "autoencoder")
     scale = nn.Parameter(torch.ones(()), requires_grad=False)
     patches = None
@@ -174,7 +175,7 @@ def _generator(
 
     def fit_vae(folder: Any, log: Any) -> dict[str, float]:
         found = _fit_autoencoder(vae, pictures(), autoencoder, seed, folder, log, progress)
-        scale.data = torch.tensor(1 / _encoded(vae, pictures()).std())
+        scale.data = 1 / _encoded(vae, pictures()).std()
         return found
 
     def restore_vae(state: dict[str, torch.Tensor]) -> None:

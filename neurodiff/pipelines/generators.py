@@ -117,8 +117,9 @@ def check_request(
     images = list(init_images)
     if not images:
         raise UsageError("there is no initial picture; give one for each picture to make")
-    if isinstance(seed, int) or len(seed) != len(images):
-        told = "a single seed" if isinstance(seed, int) else f"{len(seed)} seeds"
+    alone = isinstance(seed, int | np.integer)
+    if alone or len(seed) != len(images):
+        told = "a single seed" if alone else f"{len(seed)} seeds"
         raise UsageError(f"{told} for {len(images)} pictures; give one seed a picture")
     for at, image in enumerate(images):
         if getattr(image, "mode", None) != "RGB":
@@ -140,6 +141,26 @@ def check_request(
         _tokens("image", image_tokens, len(images), image_shape),
         [torch_generator(one) for one in seed],
     )
+
+
+def null_tokens(name: str, tokens: Any, width: int) -> Tensor:
+    """Tokens that stand for "no condition", (count, width) or (1, count, width), as the latter.
+
+    Raises
+    ------
+    UsageError : another shape.
+    DataError : NaN or infinity.
+    """
+    values = _tensor(f"null {name}", tokens)
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or len(values) != 1 or values.shape[2] != width:
+        raise UsageError(
+            f"null {name} tokens have the shape {tuple(values.shape)}; the network reads "
+            f"(count, {width})"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise DataError(f"null {name} tokens hold NaN or infinity")
+    return values
 
 
 def pixels(images: Sequence[PIL.Image.Image]) -> Tensor:
@@ -169,7 +190,7 @@ def pictures(values: Tensor) -> list[PIL.Image.Image]:
 
 
 def _tokens(name: str, tokens: Any, n: int, shape: Sequence[int | None]) -> Tensor:
-    values = torch.as_tensor(tokens).detach().to("cpu", torch.float32)
+    values = _tensor(name, tokens)
     wanted = (n, *shape)
     fits = len(values.shape) == len(wanted) and all(
         want in (None, have) for have, want in zip(values.shape, wanted, strict=True)
@@ -184,3 +205,16 @@ def _tokens(name: str, tokens: Any, n: int, shape: Sequence[int | None]) -> Tens
         row = next(at for at, one in enumerate(values) if not bool(torch.isfinite(one).all()))
         raise DataError(f"{name} tokens of picture {row} hold NaN or infinity; check the decoder")
     return values
+
+
+def _tensor(name: str, tokens: Any) -> Tensor:
+    """Float32 on the CPU; an array is copied, for it may be mapped from a read-only file."""
+    if isinstance(tokens, Tensor):
+        return tokens.detach().to("cpu", torch.float32)
+    try:
+        return torch.from_numpy(np.array(tokens, dtype=np.float32))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{name} tokens are {type(tokens).__name__} that are no numbers; give an array "
+            "(n, count, width)"
+        ) from None

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from neurodiff.bridges.ridge import MultiTargetRidge
+from neurodiff.core.atomic import replaced_folder
 from neurodiff.core.config import check, dump
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.provenance import now, package_version
@@ -72,9 +71,7 @@ def save_pretrained(pipe: MinD3D, folder: str | os.PathLike[str]) -> Path:
     if target.exists() and not is_model(target) and (target.is_file() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is no MinD-3D model; name a new folder")
     parts = _components(pipe)
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    new, old = (target.with_name(f".tmp-{kind}-{token}-{target.name}") for kind in ("new", "old"))
-    try:
+    with replaced_folder(target) as new:
         files = {}
         for name, (config, tensors) in parts.items():
             write_json(new / name / _FILES[0], config)
@@ -90,14 +87,6 @@ def save_pretrained(pipe: MinD3D, folder: str | os.PathLike[str]) -> Path:
             "components": files,
         }
         write_json(new / INDEX, index)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(new, target)
-    finally:
-        if old.exists() and not target.exists():  # the second of the two renames failed
-            os.replace(old, target)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 

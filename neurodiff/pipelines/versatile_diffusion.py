@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.errors import UsageError
 from neurodiff.diffusion.grids import by_strength, leading
 from neurodiff.diffusion.guidance import ClassifierFree
 from neurodiff.diffusion.heads import EPS
@@ -28,7 +28,13 @@ from neurodiff.diffusion.paths import Level, VariancePreserving, add_noise, scal
 from neurodiff.diffusion.sampling import NetworkDenoiser, item_noise, sample
 from neurodiff.diffusion.solvers import DDIM
 from neurodiff.models.versatile_diffusion import DualGuidedUNet
-from neurodiff.pipelines.generators import check_options, check_request, pictures, pixels
+from neurodiff.pipelines.generators import (
+    check_options,
+    check_request,
+    null_tokens,
+    pictures,
+    pixels,
+)
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -110,8 +116,8 @@ class VersatileDiffusionGenerator:
         self.unet, self.vae, self.settings = unet.eval(), vae.eval(), settings or Settings()
         self.path = self.settings.path()
         size = unet.size
-        self.null_text = _null("text", null_text_tokens, size.text_width)
-        self.null_image = _null("image", null_image_tokens, size.image_width)
+        self.null_text = null_tokens("text", null_text_tokens, size.text_width)
+        self.null_image = null_tokens("image", null_image_tokens, size.image_width)
 
     @classmethod
     def from_folder(cls, folder: str | Path, **options: Any) -> VersatileDiffusionGenerator:
@@ -174,7 +180,7 @@ class VersatileDiffusionGenerator:
         UsageError, DataError : see :mod:`neurodiff.pipelines.generators`.
         """
         check_options(strength=strength, guidance=guidance, mix=mix, steps=steps)
-        noised, grid = self.levels(steps=steps, strength=strength)
+        noised, grid = self.levels(steps=int(steps), strength=float(strength))
         request = check_request(
             init_images,
             text_tokens,
@@ -264,14 +270,15 @@ class VersatileDiffusionGenerator:
         """The autoencoder in the units of the path."""
 
         def posterior(x: Tensor) -> Tensor:
-            found = self.vae.encode(x).latent_dist
+            found = self.vae.encode(pixel_unshuffle(x, self.settings.patch)).latent_dist
             mean, std = found.mean.to(self._trajectory), found.std.to(self._trajectory)
             if self.settings.encode == "mode":
                 return mean
             return mean + std * item_noise(generators)(0, mean)
 
         def decoder(z: Tensor) -> Tensor:
-            return self.vae.decode(z.to(self._of(self.vae))).sample
+            patches = self.vae.decode(z.to(self._of(self.vae))).sample
+            return pixel_shuffle(patches, self.settings.patch)
 
         return Latents(posterior, decoder, std=1 / self.settings.latent_scale)
 
@@ -279,16 +286,3 @@ class VersatileDiffusionGenerator:
     def _of(network: nn.Module) -> Tensor:
         """A tensor of the type and on the device of a network."""
         return next(network.parameters())
-
-
-def _null(name: str, tokens: Any, width: int) -> Tensor:
-    values = torch.as_tensor(tokens).detach().to("cpu", torch.float32)
-    values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or len(values) != 1 or values.shape[2] != width:
-        raise UsageError(
-            f"null {name} tokens have the shape {tuple(values.shape)}; the network reads "
-            f"(count, {width})"
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise DataError(f"null {name} tokens hold NaN or infinity")
-    return values

@@ -16,7 +16,7 @@ name.  Nothing is downloaded.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,15 @@ from neurodiff.core.config import check
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.provenance import package_version
 from neurodiff.core.safe_io import load_weights, read_json, sha256_of
-from neurodiff.models.versatile_diffusion import DualGuidedUNet, DualUNetSize, load_states
+from neurodiff.models.versatile_diffusion import (
+    PUBLISHED,
+    DualGuidedUNet,
+    DualUNetSize,
+    KeyReport,
+    compare_states,
+    load_states,
+)
+from neurodiff.models.versatile_diffusion_names import from_published, published_unet_name
 from neurodiff.pipelines.versatile_diffusion import Settings, VersatileDiffusionGenerator
 
 FORMAT = "neurodiff-versatile-diffusion-1"
@@ -149,9 +157,14 @@ def from_folder(
             f"{place} has no {', '.join(missing)}; expected a local copy of the Versatile "
             f"Diffusion pipeline of diffusers with {', '.join(PARTS)}"
         )
-    settings = _settings(place / "scheduler" / "scheduler_config.json", protocol, batch)
     unet = dual_unet_from_folders(place / "image_unet", place / "text_unet")
     vae = _vae(place / "vae", _weights_file(place / "vae"))
+    settings = replace(
+        _settings(place / "scheduler" / "scheduler_config.json"),
+        latent_scale=float(vae.config.scaling_factor),
+        protocol=protocol,  # type: ignore[arg-type]
+        batch=batch,
+    )
     if vae.config.latent_channels != unet.size.latent_channels:
         raise DataError(
             f"{place}: the vae has {vae.config.latent_channels} latent channels and image_unet "
@@ -159,7 +172,7 @@ def from_folder(
         )
     return VersatileDiffusionGenerator(
         unet.to(device=device, dtype=dtype),
-        vae.to(device=device, dtype=torch.float32),
+        nn.Module.to(vae, device=device, dtype=torch.float32),
         null_text_tokens=null_text_tokens,
         null_image_tokens=null_image_tokens,
         settings=settings,
@@ -185,6 +198,43 @@ def dual_unet_from_folders(image_unet: str | Path, text_unet: str | Path) -> Dua
         load_states(network, image, text)
     except ValueError as error:
         raise DataError(f"{image_unet} and {text_unet}: {error}") from None
+    return network.eval()
+
+
+def key_report(folder: str | Path) -> KeyReport:
+    """Names in ``image_unet`` and ``text_unet`` of a published folder beside those that the
+    dual-guided U-Net of their size has; the files are mapped, not read.
+
+    Raises
+    ------
+    MissingDataError, DataError : a folder is missing, or its sizes are of no such pair.
+    """
+    image_unet, text_unet = (Path(folder) / part for part in PARTS[:2])
+    with torch.device("meta"):
+        network = DualGuidedUNet(size_of_folders(image_unet, text_unet))
+    image, text = (load_weights(_weights_file(place)) for place in (image_unet, text_unet))
+    return compare_states(network, image, text)
+
+
+def dual_unet_from_checkpoint(path: str | Path, size: DualUNetSize = PUBLISHED) -> DualGuidedUNet:
+    """The dual-guided U-Net from the authors' own file, whose names hold ``diffusion_model.``.
+
+    Raises
+    ------
+    MissingDataError : there is no such file.
+    DataError : it is broken, lacks a name, or is of another size.
+    """
+    weights = load_weights(path)
+    weights = weights.get("state_dict", weights)
+    tensors = {name.rpartition("diffusion_model.")[2]: tensor for name, tensor in weights.items()}
+    with torch.device("meta"):
+        network = DualGuidedUNet(size)
+    own = network.state_dict()
+    names = {name: published_unet_name(name, size) for name in own}
+    try:
+        network.load_state_dict(from_published(own, names, tensors), assign=True)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
     return network.eval()
 
 
@@ -232,7 +282,7 @@ def size_of_folders(image_unet: Path, text_unet: Path) -> DualUNetSize:
 # -------------------------------------------------------------------------------- helpers
 
 
-def _settings(path: Path, protocol: str, batch: int) -> Settings:
+def _settings(path: Path) -> Settings:
     config = _config(path)
     wanted = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
     for key, value in wanted.items():
@@ -243,8 +293,6 @@ def _settings(path: Path, protocol: str, batch: int) -> Settings:
             train_steps=config["num_train_timesteps"],
             first_beta=config["beta_start"],
             last_beta=config["beta_end"],
-            protocol=protocol,  # type: ignore[arg-type]
-            batch=batch,
         )
     except KeyError as error:
         raise DataError(f"{path} lacks {error}; it is no scheduler of diffusers") from None
