@@ -200,5 +200,5 @@ def test_nothing_to_simulate_is_told():
         make_scenes(0, split="train", seed=0)
     with pytest.raises(UsageError, match="1 scenes and 0 workers"):
         make_scenes(1, split="train", seed=0, workers=0)
-    with pytest.raises(UsageError, match="no place 'beech'.*beach"):
+    with pytest.raises(UsageError, match=r"no place 'beech'.*beach"):
         background("beech", SIZE, np.random.default_rng(0))
