@@ -23,7 +23,7 @@ from neurodiff.core.training import TrainingSettings, train
 
 SIDE = 64  # pixels on a side that the network reads
 TRAINING = TrainingSettings(
-    steps=260, batch_size=48, learning_rate=3e-3, warmup=10, weight_decay=0.05, ema_decay=0.9
+    steps=520, batch_size=48, learning_rate=5e-3, warmup=10, weight_decay=0.05, ema_decay=0.9
 )
 
 
@@ -46,8 +46,7 @@ class SceneJudge(nn.Module):
         self.classes = {task: tuple(labels) for task, labels in classes.items()}
         widths = (3, width, 2 * width, 4 * width, 6 * width)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1)
-            for a, b in itertools.pairwise(widths)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(4, b) for b in widths[1:])
         self.heads = nn.ModuleDict(
