@@ -110,10 +110,19 @@ class SceneJudge(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> dict[str, Tensor]:
         """Logits of each task for pictures of -1 to 1."""
+        pooled = self.pooled(x)
+        return {task: head(pooled) for task, head in self.heads.items()}
+
+    def pooled(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        """Activations below the answers: means and maxima over the picture."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.gelu(norm(convolution(x)))
-        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        return {task: head(pooled) for task, head in self.heads.items()}
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+
+    @torch.no_grad()
+    def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
+        """`pooled` of pictures, float32."""
+        return torch.cat([self.pooled(part) for part in prepared(images).split(256)]).numpy()
 
     @torch.no_grad()
     def probabilities(
@@ -175,7 +184,10 @@ def prepared(images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 64 64"]
 
 
 def altered(x: Float[Tensor, "n 3 s s"], generator: torch.Generator) -> Float[Tensor, "n 3 s s"]:
-    """Blurred (or not), shifted by up to 4 pixels, dimmed and with noise; one blur a batch."""
+    """Mirrored, blurred (or not), shifted by up to 4 pixels, dimmed and with noise; one blur and
+    one mirror a batch."""
+    if float(torch.rand((), generator=generator)) < 0.5:
+        x = x.flip(3)
     coarse = (0, 0, 32, 16)[int(torch.randint(4, (), generator=generator))]
     if coarse:
         side = x.shape[-1]
