@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
-from neurodiff.analysis.sources import Source
+from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import (
     COLUMNS,
     categories_of,
@@ -68,7 +68,7 @@ def fit(
     settings = load(recipe, MinD3DRecipe, list(overrides))
     source = Source.of(data, root, subject)
     recording, stimuli = source.open(progress)
-    train = _split(recording, "train")
+    train = trials_of(recording, "train")
     shown = list(dict.fromkeys(train.trials["stimulus"]))
     _require_meshes(stimuli, shown)
     if dry_run:
@@ -122,7 +122,7 @@ def reconstruct_run(
     opened = Run.open(run)
     pipe = MinD3D.from_pretrained(opened.folder / MODEL)
     own = own_source(opened)
-    source, is_own = _chosen_source(own, data, root, subject)
+    source, is_own = chosen_source(own, data, root, subject)
     foreign = own is None or own.reader not in PUBLISHED_UNITS
     if foreign and source.reader in PUBLISHED_UNITS:
         source = Source(source.data, source.root, source.subject, "trial")
@@ -133,7 +133,7 @@ def reconstruct_run(
         )
     recording, _ = source.open(progress)
     if is_own:
-        recording = _split(recording, "test")
+        recording = trials_of(recording, "test")
         if root is not None:
             opened.info["data"] = {**opened.info["data"], "root": source.root}
     found = decode(
@@ -368,18 +368,6 @@ def report_runs(runs: Sequence[Path], out: Path) -> Path:
 # ----------------------------------------------------------------------------------- helpers
 
 
-def _split(recording: Recording, name: str) -> Recording:
-    there = list(dict.fromkeys(recording.trials["split"]))
-    if name not in there:
-        advice = (
-            "name the trials to learn from 'train' in the column split"
-            if name == "train"
-            else "name some trials 'test' in the column split, or decode other data with --data"
-        )
-        raise UsageError(f"the recording has no split {name!r} but {', '.join(there)}; {advice}")
-    return recording.select((recording.trials["split"] == name).to_numpy())
-
-
 def _require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
     """Complain before any work; meshes are read later, one by one."""
     for name in shown:
@@ -398,26 +386,6 @@ def _require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
 def _hash_of(stimuli: Stimuli, ids: list[str]) -> str:
     table = stimuli.select(ids).table[["id", "category"]]
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
-
-
-def _chosen_source(
-    own: Source | None, data: str | None, root: Path | None, subject: int | str | None
-) -> tuple[Source, bool]:
-    """The data set to decode, and whether it is the one that the run was fitted on."""
-    if own is None:
-        return Source.of(data, root, subject), False
-    if data is not None:
-        given = Source.of(data, root, subject)
-        if given.name != own.name or given.root not in (None, own.root):
-            return given, False  # other data, or other files in the same layout
-    return (
-        Source(
-            own.data,
-            own.root if root is None else Source.of(own.data, root).root,  # it may have moved
-            own.subject if subject is None else subject,
-        ),
-        True,
-    )
 
 
 def _plan(
