@@ -105,13 +105,17 @@ def _recorded(
         median_ceiling=ceiling,
     )
     parts = [
-        record_betas(planted, features[split], part.ids, split=split, repeats=repeats, progress=progress)
+        record_betas(
+            planted, features[split], part.ids, split=split, repeats=repeats, progress=progress
+        )
         for split, part in scenes.items()
     ]
     return joined(*parts)
 
 
-def scenes_of(size: str = "demo", seed: int = 0, *, progress: Progress = SILENT) -> dict[str, SceneSet]:
+def scenes_of(
+    size: str = "demo", seed: int = 0, *, progress: Progress = SILENT
+) -> dict[str, SceneSet]:
     """Training and test scenes of `open_simulated_scenes`; the last ones are kept in memory."""
     key = (_known(size), int(seed))
     if key not in _LAST:
@@ -141,9 +145,7 @@ def simulated_scene_stimuli(size: str = "demo", seed: int = 0) -> Stimuli:
         )
     }
     drawn = _LAST.get((size, seed), {})
-    pictures = {
-        name: part.images[k] for part in drawn.values() for k, name in enumerate(part.ids)
-    }
+    pictures = {name: part.images[k] for part in drawn.values() for k, name in enumerate(part.ids)}
 
     def load(name: str) -> PIL.Image.Image:
         import PIL.Image
