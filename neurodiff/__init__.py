@@ -13,14 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurodiff.analysis.evaluation import evaluate
     from neurodiff.analysis.report import Report
+    from neurodiff.analysis.scores import evaluate
     from neurodiff.bridges.ridge import MultiTargetRidge
     from neurodiff.core.errors import NeurodiffError
     from neurodiff.core.recording import Recording
     from neurodiff.core.run import Run
     from neurodiff.core.stimuli import Stimuli
     from neurodiff.datasets.opening import open_dataset
+    from neurodiff.pipelines.brain_diffuser import BrainDiffuser
     from neurodiff.pipelines.mind3d import MinD3D
 
     __version__: str
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Public name -> module that defines it. A new name goes here, into TYPE_CHECKING above and
 # into __all__ below; tests/test_lazy_names.py holds the three together.
 _PLACES = {
+    "BrainDiffuser": "neurodiff.pipelines.brain_diffuser",
     "MinD3D": "neurodiff.pipelines.mind3d",
     "MultiTargetRidge": "neurodiff.bridges.ridge",
     "NeurodiffError": "neurodiff.core.errors",
@@ -35,11 +37,12 @@ _PLACES = {
     "Report": "neurodiff.analysis.report",
     "Run": "neurodiff.core.run",
     "Stimuli": "neurodiff.core.stimuli",
-    "evaluate": "neurodiff.analysis.evaluation",
+    "evaluate": "neurodiff.analysis.scores",
     "open_dataset": "neurodiff.datasets.opening",
 }
 
 __all__ = [
+    "BrainDiffuser",
     "MinD3D",
     "MultiTargetRidge",
     "NeurodiffError",

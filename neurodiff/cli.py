@@ -276,9 +276,27 @@ def fit(
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
+    from neurodiff.analysis import verbs
     from neurodiff.analysis.published_fit import fit_published, is_stage
 
     place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
+    if verbs.pipeline_of(recipe) == verbs.IMAGES:
+        from neurodiff.analysis.image_fit import fit_images
+
+        _only_mind3d(
+            recipe,
+            {
+                "--targets": targets,
+                "--codes": codes,
+                "--weights": weights,
+                "--subjects": subjects,
+                "--adapt-to": adapt_to,
+                "--trials": trials,
+                "--device": None if device == "cpu" else device,
+            },
+        )
+        _show(fit_images(*place))
+        return
     if is_stage(recipe):
         if subjects is not None or adapt_to is not None or trials is not None:
             raise UsageError("a published stage is trained on one person: give --subject")
@@ -300,8 +318,6 @@ def fit(
         return
     if adapt_to is not None or trials is not None:
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
-    from neurodiff.analysis import verbs
-
     _show(verbs.fit(*place))
 
 
@@ -350,9 +366,13 @@ def reconstruct(
     heads: Annotated[
         str, typer.Option("--heads", metavar="E,D", help="With --any-size: heads of both parts.")
     ] = "16,16",
+    single_trials: Annotated[
+        bool,
+        typer.Option("--single-trials", help="Pictures: do not average the repeats of a picture."),
+    ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Decode recordings into objects.
+    """Decode recordings into objects or pictures, as the model says.
 
     Either the test trials of a run (or, with --data and --root, of another data set), or
     one file of recordings: neurodiff reconstruct IN OUT --model DIR, or with published weights:
@@ -385,6 +405,14 @@ def reconstruct(
     from neurodiff.analysis import verbs
 
     if model is None and out is None:
+        if verbs.pipeline_of_run(source) == verbs.IMAGES:
+            from neurodiff.analysis.image_verbs import reconstruct_image_run
+
+            place = (source, data, root, _subject(subject), samples)
+            _show(reconstruct_image_run(*place, average=not single_trials))
+            return
+        if single_trials:
+            raise UsageError("--single-trials is for pictures; MinD-3D decodes each trial anyway")
         _show(verbs.reconstruct_run(source, data, root, _subject(subject), samples))
         return
     if model is None or out is None:
@@ -393,9 +421,15 @@ def reconstruct(
             "neurodiff reconstruct IN OUT --model DIR"
         )
     given = {"--data": data, "--root": root, "--subject": subject, "--samples": samples}
+    given["--single-trials"] = single_trials or None
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UsageError(f"{', '.join(extra)} goes with a run folder, not with --model")
+    if verbs.pipeline_of_model(model) == verbs.IMAGES:
+        from neurodiff.analysis.image_verbs import reconstruct_image_file
+
+        _show(reconstruct_image_file(source, out, model))
+        return
     _show(verbs.reconstruct_file(source, out, model))
 
 
@@ -407,20 +441,33 @@ def evaluate(
     ] = False,
     protocol: Annotated[
         str,
-        typer.Option("--protocol", metavar="NAME", help="neurodiff-1, or mind3d-2024 as released."),
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="neurodiff-1, or as released: mind3d-2024; brain-diffuser-2023, mindeye-2023.",
+        ),
     ] = "neurodiff-1",
     weights: Annotated[
         Path | None,
         typer.Option(
-            "--weights", metavar="DIR", help="With --full: folder of the networks' weights."
+            "--weights",
+            metavar="DIR",
+            help="Folder of the networks' weights; for objects with --full.",
         ),
     ] = None,
 ) -> None:
     """Score the reconstructions of a run beside chance, baselines and ceiling."""
-    if weights is not None and not full:
-        raise UsageError("--weights goes with --full; the other metrics need no network")
     from neurodiff.analysis import verbs
 
+    if verbs.pipeline_of_run(run) == verbs.IMAGES:
+        from neurodiff.analysis.image_verbs import evaluate_image_run
+
+        if full:
+            raise UsageError("--full is for objects; every metric of pictures is always computed")
+        _show(evaluate_image_run(run, protocol, weights))
+        return
+    if weights is not None and not full:
+        raise UsageError("--weights goes with --full; the other metrics need no network")
     _show(verbs.evaluate_run(run, full, protocol, weights))
 
 
@@ -488,6 +535,17 @@ def _show(result: object) -> None:
     """Print what a verb returned: the path of what it made, or a text."""
     if result is not None:
         typer.echo(str(result))
+
+
+def _only_mind3d(recipe: str, options: dict[str, Any]) -> None:
+    """Refuse options that another pipeline has no use for."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(
+            f"{recipe} is a recipe of brain-diffuser, which has no {', '.join(given)}: these go "
+            "with MinD-3D; files and devices of Brain-Diffuser are settings (-s generator.folder="
+            "DIR, -s generator.device=cuda)"
+        )
 
 
 def _subject(label: str | None) -> int | str | None:

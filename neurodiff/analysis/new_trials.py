@@ -85,7 +85,7 @@ def reconstruct_trials(
         raise UsageError(
             f"{source} holds {recording.n_trials} trials and {out} is one mesh; name a folder"
         )
-    names = _file_names(list(recording.trials["stimulus"]))
+    names = file_names(list(recording.trials["stimulus"]))
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
     results = decoded(pipe, recording)
@@ -203,7 +203,7 @@ def _require_features(source: Path, found: int, brain: BrainInput) -> None:
         )
 
 
-def _file_names(stimuli: Sequence[str]) -> list[str]:
+def file_names(stimuli: Sequence[str]) -> list[str]:
     """Names that are safe for files and differ, in the order given."""
     seen: dict[str, int] = {}
     names = []

@@ -105,7 +105,7 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
             tables.append((f"Of all items together: {data}", set_table(own), text))
         answers = table[table["condition"] == OURS].set_index("key")
         simulated |= any(one.simulated for one in stored) or bool(run.inputs.get("simulated"))
-        provenance[run.folder.name] = _provenance(run)
+        provenance[run.folder.name] = provenance_of(run)
         notes += [f"{line[0].upper()}{line[1:]}." for line in ceilings_of_run(run)]
         gates += _gates(run, prefix=f"{run.folder.name}: " if len(runs) > 1 else "")
         for source, group in by_source(stored):
@@ -329,7 +329,8 @@ def _gates(run: Run, prefix: str) -> list[dict[str, Any]]:
     ]
 
 
-def _provenance(run: Run) -> dict[str, Any]:
+def provenance_of(run: Run) -> dict[str, Any]:
+    """Where a run comes from, in words."""
     info, inputs = run.info, run.inputs
     revision = info.get("git") or {}
     words = {

@@ -14,7 +14,10 @@ from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.opening import MADE_FROM_A_SEED, OPENERS, find_cards, open_dataset, resolve
 from neurodiff.datasets.simulated.opening import simulated_stimuli, study_of
+from neurodiff.datasets.simulated.scene_opening import simulated_scene_stimuli
 from neurodiff.geometry.bank import ShapeBank
+
+OBJECTS = "simulated_objects"
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,13 @@ class Source:
 
     def open(self, progress: Progress = SILENT) -> tuple[Recording, Stimuli]:
         """Recording and stimuli; see `open_dataset` for the errors."""
-        if self.reader in MADE_FROM_A_SEED:
+        options: dict[str, Any] = {}
+        if self.restandardise is not None:
+            options["restandardise"] = self.restandardise
+        if self.reader == OBJECTS:
             self._study(progress)
-        options = {} if self.restandardise is None else {"restandardise": self.restandardise}
+        elif self.reader in MADE_FROM_A_SEED:
+            options["progress"] = progress
         return open_dataset(self._data, root=self.root, subject=self.subject, **options)
 
     def stimuli(self) -> Stimuli:
@@ -94,17 +101,51 @@ class Source:
         if self.reader not in MADE_FROM_A_SEED:
             return self.open()[1]
         options = resolve(self._data)[2]
-        return simulated_stimuli(options.get("size", "demo"), options.get("seed", 0))
+        make = simulated_stimuli if self.reader == OBJECTS else simulated_scene_stimuli
+        return make(options.get("size", "demo"), options.get("seed", 0))
 
     def bank(self, ids: list[str], progress: Progress = SILENT) -> ShapeBank | None:
         """Shapes as arrays where the data set has them at hand, else None."""
-        if self.reader not in MADE_FROM_A_SEED:
+        if self.reader != OBJECTS:
             return None
         return self._study(progress).bank.select(ids)
 
     def _study(self, progress: Progress) -> Any:
         options = resolve(self._data)[2]
         return study_of(options.get("size", "demo"), options.get("seed", 0), progress=progress)
+
+
+def chosen_source(
+    own: Source | None, data: str | None, root: Path | None, subject: int | str | None
+) -> tuple[Source, bool]:
+    """The data set to decode, and whether it is the one that the run was fitted on."""
+    if own is None:
+        return Source.of(data, root, subject), False
+    if data is not None:
+        given = Source.of(data, root, subject)
+        if given.name != own.name or given.root not in (None, own.root):
+            return given, False  # other data, or other files in the same layout
+    return (
+        Source(
+            own.data,
+            own.root if root is None else Source.of(own.data, root).root,  # it may have moved
+            own.subject if subject is None else subject,
+        ),
+        True,
+    )
+
+
+def trials_of(recording: Recording, name: str) -> Recording:
+    """The trials of a split; UsageError tells which splits there are."""
+    there = list(dict.fromkeys(recording.trials["split"]))
+    if name not in there:
+        advice = (
+            "name the trials to learn from 'train' in the column split"
+            if name == "train"
+            else "name some trials 'test' in the column split, or decode other data with --data"
+        )
+        raise UsageError(f"the recording has no split {name!r} but {', '.join(there)}; {advice}")
+    return recording.select((recording.trials["split"] == name).to_numpy())
 
 
 def _stored(path: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
-from neurodiff.analysis.sources import Source
+from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import (
     COLUMNS,
     categories_of,
@@ -26,11 +26,12 @@ from neurodiff.analysis.splits import (
     remember,
     trained_on,
 )
-from neurodiff.core.config import dump, load
-from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.config import dump, find_shared, load
+from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.safe_io import read_yaml
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -38,7 +39,52 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 PUBLISHED_UNITS = ("fmri_shape", "fmri_objaverse")  # readers of z-scores of each first run
+MIND3D, IMAGES = "mind3d", "brain-diffuser"
+"""Pipelines that can be fitted; a recipe without the key ``pipeline`` is of the first."""
 SET_COLUMNS = ["data", "protocol", "condition", "metric", "value", "low", "high", "n", "note"]
+
+
+def pipeline_of(recipe: str) -> str:
+    """Which pipeline a recipe is of, by its key ``pipeline``: `MIND3D` or `IMAGES`.
+
+    Raises
+    ------
+    UsageError : another one. A recipe that cannot be read is left to its loader.
+    """
+    try:
+        values = read_yaml(find_shared("pipelines", recipe))
+    except (DataError, UsageError):
+        return MIND3D
+    name = values.get("pipeline", MIND3D) if isinstance(values, dict) else MIND3D
+    return _known_pipeline(name, f"the recipe {recipe}")
+
+
+def pipeline_of_run(folder: Path) -> str:
+    """Which pipeline a run is of.
+
+    Raises
+    ------
+    MissingDataError, DataError : it is no run, or a broken one.
+    UsageError : it is of a pipeline that this version does not know.
+    """
+    run = Run.open(folder)
+    return _known_pipeline(run.recipe.get("pipeline", MIND3D), f"the run {folder}")
+
+
+def pipeline_of_model(folder: Path) -> str:
+    """Which pipeline the model in a folder, or in a run's folder, is of."""
+    from neurodiff.pipelines.brain_diffuser_files import is_model
+
+    return IMAGES if is_model(folder) or is_model(folder / MODEL) else MIND3D
+
+
+def _known_pipeline(name: Any, where: str) -> str:
+    if name not in (MIND3D, IMAGES):
+        raise UsageError(
+            f"{where} is of the pipeline {name!r}; there are {MIND3D} and {IMAGES}."
+            f"{suggest(name, (MIND3D, IMAGES))}"
+        )
+    return str(name)
 
 
 def fit(
@@ -68,7 +114,7 @@ def fit(
     settings = load(recipe, MinD3DRecipe, list(overrides))
     source = Source.of(data, root, subject)
     recording, stimuli = source.open(progress)
-    train = _split(recording, "train")
+    train = trials_of(recording, "train")
     shown = list(dict.fromkeys(train.trials["stimulus"]))
     _require_meshes(stimuli, shown)
     if dry_run:
@@ -122,7 +168,7 @@ def reconstruct_run(
     opened = Run.open(run)
     pipe = MinD3D.from_pretrained(opened.folder / MODEL)
     own = own_source(opened)
-    source, is_own = _chosen_source(own, data, root, subject)
+    source, is_own = chosen_source(own, data, root, subject)
     foreign = own is None or own.reader not in PUBLISHED_UNITS
     if foreign and source.reader in PUBLISHED_UNITS:
         source = Source(source.data, source.root, source.subject, "trial")
@@ -133,7 +179,7 @@ def reconstruct_run(
         )
     recording, _ = source.open(progress)
     if is_own:
-        recording = _split(recording, "test")
+        recording = trials_of(recording, "test")
         if root is not None:
             opened.info["data"] = {**opened.info["data"], "root": source.root}
     found = decode(
@@ -359,25 +405,27 @@ def set_remarks(sets: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def report_runs(runs: Sequence[Path], out: Path) -> Path:
-    """One page about runs of `fit` and `reconstruct`; numbers beside it as JSON."""
+    """One page about runs of `fit` and `reconstruct`; numbers beside it as JSON.
+
+    Raises
+    ------
+    UsageError : runs of two pipelines, whose scores have nothing in common.
+    """
+    kinds = {pipeline_of_run(folder): folder for folder in runs}
+    if len(kinds) > 1:
+        text = " and ".join(f"{folder} of {name}" for name, folder in kinds.items())
+        raise UsageError(f"one page is about runs of one pipeline: {text}; write two pages")
+    opened = [Run.open(folder) for folder in runs]
+    if IMAGES in kinds:
+        from neurodiff.analysis.image_verbs import report_image_runs
+
+        return report_image_runs(opened, out)
     from neurodiff.analysis.run_report import report_of
 
-    return report_of([Run.open(folder) for folder in runs], out, Progress.to_stdout())
+    return report_of(opened, out, Progress.to_stdout())
 
 
 # ----------------------------------------------------------------------------------- helpers
-
-
-def _split(recording: Recording, name: str) -> Recording:
-    there = list(dict.fromkeys(recording.trials["split"]))
-    if name not in there:
-        advice = (
-            "name the trials to learn from 'train' in the column split"
-            if name == "train"
-            else "name some trials 'test' in the column split, or decode other data with --data"
-        )
-        raise UsageError(f"the recording has no split {name!r} but {', '.join(there)}; {advice}")
-    return recording.select((recording.trials["split"] == name).to_numpy())
 
 
 def _require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
@@ -398,26 +446,6 @@ def _require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
 def _hash_of(stimuli: Stimuli, ids: list[str]) -> str:
     table = stimuli.select(ids).table[["id", "category"]]
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
-
-
-def _chosen_source(
-    own: Source | None, data: str | None, root: Path | None, subject: int | str | None
-) -> tuple[Source, bool]:
-    """The data set to decode, and whether it is the one that the run was fitted on."""
-    if own is None:
-        return Source.of(data, root, subject), False
-    if data is not None:
-        given = Source.of(data, root, subject)
-        if given.name != own.name or given.root not in (None, own.root):
-            return given, False  # other data, or other files in the same layout
-    return (
-        Source(
-            own.data,
-            own.root if root is None else Source.of(own.data, root).root,  # it may have moved
-            own.subject if subject is None else subject,
-        ),
-        True,
-    )
 
 
 def _plan(

@@ -30,6 +30,10 @@ from neurodiff.datasets.nsd_imagery import NSDImagery
 from neurodiff.datasets.nsd_synthetic import NSDSynthetic
 from neurodiff.datasets.prepared import check_prepared, open_prepared
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
+from neurodiff.datasets.simulated.scene_opening import (
+    check_simulated_scenes,
+    open_simulated_scenes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +52,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "csv": open_manifest,
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
+    "simulated_scenes": open_simulated_scenes,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape": check_fmri_shape,
@@ -63,8 +68,9 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "csv": check_manifest,
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
+    "simulated_scenes": check_simulated_scenes,
 }
-MADE_FROM_A_SEED = ("simulated_objects",)  # readers that need no folder
+MADE_FROM_A_SEED = ("simulated_objects", "simulated_scenes")  # readers that need no folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +106,14 @@ def open_dataset(
     ----------
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
         ``"nsd"``, ``"nsd_imagery"``, ``"nsd_synthetic"``, ``"brain_diffuser_npy"``,
-        ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``, a
-        card's name or a card's path.
+        ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``,
+        ``"simulated_scenes"``, a card's name or a card's path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"`` every subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
         `Haxby2001.open`, `NSD.open`, `NSDImagery.open`, `NSDSynthetic.open`,
-        `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared` and
-        `open_simulated`.
+        `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared`,
+        `open_simulated` and `open_simulated_scenes`.
 
     Raises
     ------

