@@ -14,10 +14,11 @@ targets included (1.6 GB in float64, 0.8 in float32).
                      "3 alphas": with the choice by leave-one-out and the leave-one-out
                      statistics that re-standardisation needs
 
-Ours take about a second, so they run three times and the median counts. A way marked * fits its tokens one after another, so only the first ``--tokens`` of the 257 are
-timed and the seconds are multiplied; ``--all`` runs every one. Differences are the largest against
-the published loop over the tokens that it ran. Leave-one-out predictions are timed apart, beside
-scikit-learn's closed form and literal refits (one trial, one token; multiplied).
+Ours take about a second, so they run three times and the median counts. A way marked * fits its
+tokens one after another, so only the first ``--tokens`` of the 257 are timed and the seconds are
+multiplied; ``--all`` runs every one. Differences are the largest against the published loop over
+the tokens that it ran. Leave-one-out predictions are timed apart, beside scikit-learn's closed
+form and literal refits (one trial, one token; multiplied).
 """
 
 import argparse
