@@ -10,8 +10,9 @@ targets included (1.6 GB in float64, 0.8 in float32).
     published loop   one ``sklearn.linear_model.Ridge`` a token, as the released scripts do
     RidgeCV          scikit-learn's, with its leave-one-out choice among three penalties
     himalaya Ridge   if it is installed
-    ours             ``FactoredRidge``; "3 alphas": with the choice by leave-one-out and the
-                     leave-one-out statistics that re-standardisation needs
+    ours             ``FactoredRidge`` on the CPU, by NumPy or (device="torch") by torch;
+                     "3 alphas": with the choice by leave-one-out and the leave-one-out
+                     statistics that re-standardisation needs
 
 A way marked * fits its tokens one after another, so only the first ``--tokens`` of the 257 are
 timed and the seconds are multiplied; ``--all`` runs every one. Differences are the largest against
@@ -90,11 +91,15 @@ def himalaya(data: Data) -> tuple[np.ndarray, float]:
     return loop(data, lambda: Ridge(alpha=ALPHA, fit_intercept=True))
 
 
-def ours(data: Data, alphas: list[float], dtype: str, standardise: str):
+def ours(data: Data, alphas: list[float], dtype: str, standardise: str, device: str = "cpu"):
+    import torch  # noqa: F401  its import is not part of the fit, and neither is scikit-learn's
+
     from neurodiff.bridges.factored_ridge import FactoredRidge
 
     began = time.process_time()
-    model = FactoredRidge(alphas, absolute=True, standardise=standardise, dtype=dtype)
+    model = FactoredRidge(
+        alphas, absolute=True, standardise=standardise, dtype=dtype, device=device
+    )
     found = model.fit(data.X, data.Y).predict(data.new)
     return found[:, : data.tokens * WIDTH], time.process_time() - began
 
@@ -139,6 +144,10 @@ WAYS = {
     "himalaya Ridge *": ("float64", himalaya),
     "ours, float64": ("float64", lambda d: ours(d, [ALPHA], "float64", "none")),
     "ours, float32": ("float32", lambda d: ours(d, [ALPHA], "float32", "none")),
+    "ours, float32, by torch": (
+        "float32",
+        lambda d: ours(d, [ALPHA], "float32", "none", "torch"),
+    ),
     "ours, float64, 3 alphas": ("float64", lambda d: ours(d, ALPHAS, "float64", "loo")),
     "ours, float32, 3 alphas": ("float32", lambda d: ours(d, ALPHAS, "float32", "loo")),
     "LOO: RidgeCV *": ("float64", loo_ridge_cv),

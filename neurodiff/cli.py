@@ -26,6 +26,7 @@ class Demo(enum.StrEnum):
     """The demonstrations there are."""
 
     mind3d = "mind3d"
+    brain_diffuser = "brain-diffuser"
 
 
 class Size(enum.StrEnum):

@@ -341,6 +341,14 @@ def test_a_published_folder_is_read(published):
     assert {p.dtype for p in half.vae.parameters()} == {torch.float32}
 
 
+def test_a_wrong_protocol_is_named_before_anything_is_loaded(published):
+    place, _, _ = published
+    for file in place.rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(UsageError, match="protocol is 'x'"):
+        read(place, protocol="x")
+
+
 def test_the_keys_of_a_published_folder_are_reported(published):
     place, _, text = published
     report = key_report(place)

@@ -53,6 +53,7 @@ ROLES = {
     TOKENIZER: "ceiling",
 }
 SIZES = ("demo", "tiny")
+KINDS = ("mind3d", "brain-diffuser")
 
 
 @dataclass
@@ -83,13 +84,20 @@ def run_demo(
     UsageError : an unknown demo or size, or a folder that holds something else.
     """
     kind = kind or "mind3d"
-    if kind != "mind3d":
-        raise UsageError(f"there is no demo {kind!r} in this version; there is: mind3d")
+    if kind not in KINDS:
+        raise UsageError(
+            f"there is no demo {kind!r} in this version; there are {', '.join(KINDS)}."
+            f"{suggest(kind, KINDS)}"
+        )
     if size not in SIZES:
         raise UsageError(f"there is no size {size!r}.{suggest(size, SIZES)}")
     # two threads on two shared cores: a thread that waits must sleep, or a third process on the
     # machine slows every step twentyfold (measured); read by the OpenMP runtime when torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if kind == "brain-diffuser":
+        from neurodiff.analysis.demo_images import run_image_demo
+
+        return run_image_demo(out, seed, size)
     progress = Progress.to_stdout(every=15)
 
     from neurodiff.core.config import dump, load
@@ -148,7 +156,7 @@ def decode_simulated_subject(
     from neurodiff.pipelines.mind3d import MinD3D
     from neurodiff.pipelines.mind3d_fitting import decoder_likelihood
 
-    clock = _Clock()
+    clock = Clock()
     progress.say("objects: simulated, with exact occupancy")
     study = make_study(settings, seed=seed, workers=2, progress=progress)
     train, test, unseen = (study.bank.select(study.ids(s)) for s in ("train", "test", "unseen"))
@@ -439,7 +447,7 @@ class _Bench:
         return [run.item(name, "sim-01", i, 0, run.fingerprint) for i in truth.ids]
 
 
-class _Clock:
+class Clock:
     """Seconds of each part, in order."""
 
     def __init__(self) -> None:

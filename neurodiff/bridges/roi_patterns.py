@@ -72,6 +72,8 @@ def latent_patterns(
     train_std: np.ndarray,
     *,
     reference: tuple[np.ndarray, np.ndarray] | None = None,
+    gain: float = LATENT_GAIN,
+    length: float = LATENT_LENGTH,
 ) -> np.ndarray:
     """VDVAE latents of each ROI from r W' and the intercept; (rois, targets).
 
@@ -81,12 +83,13 @@ def latent_patterns(
         training targets (ddof 0).
     reference : (mean, std) of each target's predictions, (targets,) each, to standardise with;
         None standardises across the rows given, as published.
+    gain, length : of the pattern before it is standardised, and of the latents in the end.
 
     Raises
     ------
     DataError : None as reference with fewer than two rows, or with a target that is equal in all.
     """
-    rows = LATENT_GAIN * products / (_lengths(products) + _TINY) + intercept
+    rows = gain * products / (_lengths(products) + _TINY) + intercept
     if reference is None:
         if len(rows) < 2:
             raise DataError(
@@ -102,7 +105,7 @@ def latent_patterns(
             "standardised: drop equal ROIs from the list, and targets that are constant"
         )
     rows = (rows - mean) / std * train_std + train_mean
-    return LATENT_LENGTH * rows / _lengths(rows)
+    return length * rows / _lengths(rows)
 
 
 def roi_tokens(bridge: FactoredRidge, rows: np.ndarray, gain: float) -> np.ndarray:
@@ -114,7 +117,12 @@ def roi_tokens(bridge: FactoredRidge, rows: np.ndarray, gain: float) -> np.ndarr
 
 
 def roi_latents(
-    bridge: FactoredRidge, rows: np.ndarray, *, across_rows: bool = False
+    bridge: FactoredRidge,
+    rows: np.ndarray,
+    *,
+    across_rows: bool = False,
+    gain: float = LATENT_GAIN,
+    length: float = LATENT_LENGTH,
 ) -> np.ndarray:
     """`latent_patterns` of a fitted head; rows (rois, features) -> (rois, targets).
 
@@ -122,6 +130,7 @@ def roi_latents(
     ----------
     across_rows : as published: an ROI's latents depend on the other rows. Needs a head fitted with
         standardise="loo" or "test"; the default needs "loo".
+    gain, length : as in `latent_patterns`.
 
     Raises
     ------
@@ -136,7 +145,9 @@ def roi_latents(
         )
     products, intercept = bridge.patterns(rows)
     reference = None if across_rows else (known.loo_mean, known.loo_std)
-    return latent_patterns(products, intercept, known.mean, known.std, reference=reference)
+    return latent_patterns(
+        products, intercept, known.mean, known.std, reference=reference, gain=gain, length=length
+    )
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:

@@ -113,8 +113,11 @@ def pairing_null(
     for code in np.unique(codes):
         rows = np.flatnonzero((codes == code) & kept)
         block = values[np.ix_(rows, rows)]
-        for k in range(n):
-            sums[k] += block[np.arange(len(rows)), generator.permutation(len(rows))].sum()
+        step = max(1, 2_000_000 // max(len(rows), 1))  # of bounded memory
+        for start in range(0, n, step):
+            keys = generator.random((min(step, n - start), len(rows)))
+            orders = keys.argsort(axis=1)
+            sums[start : start + step] += block[np.arange(len(rows)), orders].sum(axis=1)
     return sums / max(int(kept.sum()), 1)
 
 

@@ -261,7 +261,8 @@ class BrainDiffuser:
         """
         if recording is None or not self.heads:
             raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
-        if average:
+        # what is averaged already stays as it is: its repeat is part of what seeds its noise
+        if average and recording.trials.duplicated(["subject", "stimulus", "split"]).any():
             recording = recording.mean_repeats()
         features = self.predict_features(recording)
         keys = list(

@@ -44,8 +44,8 @@ class IPAdapterGenerator:
     null_image_tokens : (count, width), what the adapter is given for "no picture": zeros for a
         plain adapter, the encoded black picture for "plus".
 
-    Pictures are made one at a time: in a batch the pipeline repeats the image tokens of all
-    pictures for each of them, so it cannot lead pictures by tokens of their own.
+    Pictures are made one at a time: given several, the pipeline repeats the image tokens of all of
+    them for each, without a word, and every picture is led by the tokens of all (diffusers 0.42.1).
 
     Raises
     ------

@@ -48,6 +48,7 @@ FILES = (
     f"vae/{VAE_WEIGHTS}",
     "null_tokens/model.safetensors",
 )
+PARTS = ("image_unet", "text_unet", "vae", "scheduler")  # of a published folder
 PUBLISHED_WEIGHTS = (  # in this order, the first that is there
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -109,7 +110,7 @@ def from_pretrained(folder: str | Path) -> VersatileDiffusionGenerator:
                 "changed or cut off; save the generator again"
             )
     size = _checked(read_json(place / FILES[0]), DualUNetSize, place / FILES[0])
-    settings = _checked(index["settings"], Settings, place / "config.json")
+    settings = _checked(index.get("settings"), Settings, place / "config.json")
     with torch.device("meta"):
         unet = DualGuidedUNet(size)
     _assign(unet, load_weights(place / FILES[1]), place / FILES[1])
@@ -140,7 +141,8 @@ def from_folder(
     ----------
     folder : holds ``image_unet``, ``text_unet``, ``vae`` and ``scheduler``.
     null_text_tokens, null_image_tokens : (77, 768) and (257, 768), of the empty caption and of a
-        mid-grey picture, encoded and normalised as the decoded tokens are.
+        mid-grey picture (0 between -1 and 1, 224 pixels), encoded and normalised as the decoded
+        tokens are.
     device, dtype : of the U-Net; no other is taken where it does not fit.  The autoencoder stays
         float32, which its decoder needs for the range of its activations.
     protocol, batch : of :class:`~neurodiff.pipelines.versatile_diffusion.Settings`.
@@ -157,14 +159,14 @@ def from_folder(
             f"{place} has no {', '.join(missing)}; expected a local copy of the Versatile "
             f"Diffusion pipeline of diffusers with {', '.join(PARTS)}"
         )
-    unet = dual_unet_from_folders(place / "image_unet", place / "text_unet")
-    vae = _vae(place / "vae", _weights_file(place / "vae"))
     settings = replace(
         _settings(place / "scheduler" / "scheduler_config.json"),
-        latent_scale=float(vae.config.scaling_factor),
         protocol=protocol,  # type: ignore[arg-type]
         batch=batch,
     )
+    unet = dual_unet_from_folders(place / "image_unet", place / "text_unet")
+    vae = _vae(place / "vae", _weights_file(place / "vae"))
+    settings = replace(settings, latent_scale=float(vae.config.scaling_factor))
     if vae.config.latent_channels != unet.size.latent_channels:
         raise DataError(
             f"{place}: the vae has {vae.config.latent_channels} latent channels and image_unet "
@@ -177,9 +179,6 @@ def from_folder(
         null_image_tokens=null_image_tokens,
         settings=settings,
     )
-
-
-PARTS = ("image_unet", "text_unet", "vae", "scheduler")
 
 
 def dual_unet_from_folders(image_unet: str | Path, text_unet: str | Path) -> DualGuidedUNet:
