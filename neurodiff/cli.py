@@ -277,11 +277,11 @@ def fit(
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
-    from neurodiff.analysis import verbs
+    from neurodiff.analysis import kinds
     from neurodiff.analysis.published_fit import fit_published, is_stage
 
     place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
-    if verbs.pipeline_of(recipe) == verbs.IMAGES:
+    if kinds.pipeline_of(recipe) == kinds.IMAGES:
         from neurodiff.analysis.image_fit import fit_images
 
         _only_mind3d(
@@ -319,6 +319,8 @@ def fit(
         return
     if adapt_to is not None or trials is not None:
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
+    from neurodiff.analysis import verbs
+
     _show(verbs.fit(*place))
 
 
@@ -403,10 +405,10 @@ def reconstruct(
         )
         _show(reconstruct_published(source, out, weights, how, progress=Progress.to_stdout()))
         return
-    from neurodiff.analysis import verbs
+    from neurodiff.analysis import kinds, verbs
 
     if model is None and out is None:
-        if verbs.pipeline_of_run(source) == verbs.IMAGES:
+        if kinds.pipeline_of_run(source) == kinds.IMAGES:
             from neurodiff.analysis.image_verbs import reconstruct_image_run
 
             place = (source, data, root, _subject(subject), samples)
@@ -426,7 +428,7 @@ def reconstruct(
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UsageError(f"{', '.join(extra)} goes with a run folder, not with --model")
-    if verbs.pipeline_of_model(model) == verbs.IMAGES:
+    if kinds.pipeline_of_model(model) == kinds.IMAGES:
         from neurodiff.analysis.image_verbs import reconstruct_image_file
 
         _show(reconstruct_image_file(source, out, model))
@@ -458,9 +460,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score the reconstructions of a run beside chance, baselines and ceiling."""
-    from neurodiff.analysis import verbs
+    from neurodiff.analysis import kinds
 
-    if verbs.pipeline_of_run(run) == verbs.IMAGES:
+    if kinds.pipeline_of_run(run) == kinds.IMAGES:
         from neurodiff.analysis.image_verbs import evaluate_image_run
 
         if full:
@@ -469,6 +471,8 @@ def evaluate(
         return
     if weights is not None and not full:
         raise UsageError("--weights goes with --full; the other metrics need no network")
+    from neurodiff.analysis import verbs
+
     _show(verbs.evaluate_run(run, full, protocol, weights))
 
 

@@ -19,8 +19,10 @@ from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.progress import Progress
+from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.safe_io import read_json
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -78,13 +80,15 @@ def fit_images(
     }
     plain = dump(settings)
     key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
+    folder = out / Run.folder_name(settings.name, source.name, key)
+    if _is_fitted(folder, progress):
+        return folder
     progress.say(
         f"betas: {train.n_trials} trials of {len(shown)} images, {train.n_features} voxels"
     )
     means = train.mean_repeats()
     means = replace(means, data=means.array())  # once: a release is read for minutes
     BetaInput.fit(means)
-    folder = out / Run.folder_name(settings.name, source.name, key)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
@@ -98,6 +102,24 @@ def fit_images(
     pipe.save_pretrained(folder / MODEL)
     run.touch()
     return folder
+
+
+def _is_fitted(folder: Path, progress: Progress) -> bool:
+    """Whether an earlier call of this version fitted the run; its files are read and compared."""
+    from neurodiff.pipelines.brain_diffuser import BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser_files import INDEX, is_model
+
+    if not (folder / "run.json").is_file() or not is_model(folder / MODEL):
+        return False
+    if read_json(folder / MODEL / INDEX).get("neurodiff") != package_version():
+        return False
+    try:
+        BrainDiffuser.from_pretrained(folder / MODEL)
+    except DataError as error:
+        progress.say(f"the model that was there is fitted again: {error}")
+        return False
+    progress.say("fitted before; the model is whole")
+    return True
 
 
 def plan_text(settings: BrainDiffuserRecipe, source: Source, recording: Recording) -> str:

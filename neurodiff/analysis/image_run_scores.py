@@ -248,7 +248,7 @@ def read_image_scores(run: Run) -> list[GroupScores] | None:
         return None
     for table in (scores, sets):
         texts = [name for name in ("note", "base", "cluster", "category") if name in table]
-        table[texts] = table[texts].fillna("").astype(str)
+        table[texts] = table[texts].astype(object).fillna("").astype(str)
     told = tuple((run.info.get("scores") or {}).get("remarks") or ())
     protocol = str(scores["protocol"].iloc[0])
     found = []

@@ -133,12 +133,15 @@ def summary_text(run: Run, groups: Sequence[GroupScores], protocol: str) -> str:
                 f"  {row['metric']:<{width}} mean {row['mean']:.3f} [{row['low']:.3f}, "
                 f"{row['high']:.3f}], n {int(row['n'])} pictures{more} ({up} is better)"
             )
-        lines.append("  beside the same pictures, means:")
-        wide = table.pivot(index="condition", columns="metric", values="mean")
-        wide = wide.loc[list(dict.fromkeys(table["condition"])), list(own["metric"])]
-        text = wide.round(3).fillna("–").to_string()
+        names = list(dict.fromkeys(table["condition"]))
+        lines.append("  beside the same pictures, means of")
+        lines += [f"    [{k}] {name}" for k, name in enumerate(names, start=1)]
+        wide = table.pivot(index="metric", columns="condition", values="mean")
+        wide = wide.loc[list(own["metric"]), names].round(3)
+        wide.columns = [f"[{k}]" for k in range(1, len(names) + 1)]
+        text = wide.to_string(na_rep="–", index_names=False)
         lines += [f"    {line}" for line in text.splitlines()]
-        lines += way_lines(group)
+        lines += [f"  {line}" for line in way_lines(group)]
     notes = [note for group in groups for note in group.remarks]
     for group in groups:
         if group.conditions is not None:
@@ -147,16 +150,20 @@ def summary_text(run: Run, groups: Sequence[GroupScores], protocol: str) -> str:
 
 
 def way_lines(group: GroupScores) -> list[str]:
-    """How far from the best baseline without a brain to the ceiling, where both are there."""
+    """How far from the best baseline without a brain to the ceiling, or why that is not known."""
     if group.conditions is None:
         return []
-    table = score_table(group.conditions)
-    return [
-        f"  {row['metric']}: {row['way']} of the way from {row['best without a brain']} to the "
-        "ceiling"
-        for row in table.to_dict("records")
-        if row["way"] != "–"
-    ]
+    table = group.conditions.table
+    notes = table[table["condition"] == OURS].set_index("metric")["note"]
+    lines = []
+    for row in score_table(group.conditions).to_dict("records"):
+        metric, note = row["metric"], str(notes[row["metric"]])
+        if row["way"] != "–":
+            floor = row["best without a brain"]
+            lines.append(f"{metric}: {row['way']} of the way from {floor} to the ceiling")
+        elif note:
+            lines.append(f"{metric}: {note}, so there is no way to measure")
+    return lines
 
 
 def split_lines(table: object, known: object) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
+from neurodiff.analysis.kinds import IMAGES, pipeline_of_run
 from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import (
     COLUMNS,
@@ -26,12 +27,11 @@ from neurodiff.analysis.splits import (
     remember,
     trained_on,
 )
-from neurodiff.core.config import dump, find_shared, load
-from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
+from neurodiff.core.config import dump, load
+from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run, fingerprint
-from neurodiff.core.safe_io import read_yaml
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -39,52 +39,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 PUBLISHED_UNITS = ("fmri_shape", "fmri_objaverse")  # readers of z-scores of each first run
-MIND3D, IMAGES = "mind3d", "brain-diffuser"
-"""Pipelines that can be fitted; a recipe without the key ``pipeline`` is of the first."""
 SET_COLUMNS = ["data", "protocol", "condition", "metric", "value", "low", "high", "n", "note"]
-
-
-def pipeline_of(recipe: str) -> str:
-    """Which pipeline a recipe is of, by its key ``pipeline``: `MIND3D` or `IMAGES`.
-
-    Raises
-    ------
-    UsageError : another one. A recipe that cannot be read is left to its loader.
-    """
-    try:
-        values = read_yaml(find_shared("pipelines", recipe))
-    except (DataError, UsageError):
-        return MIND3D
-    name = values.get("pipeline", MIND3D) if isinstance(values, dict) else MIND3D
-    return _known_pipeline(name, f"the recipe {recipe}")
-
-
-def pipeline_of_run(folder: Path) -> str:
-    """Which pipeline a run is of.
-
-    Raises
-    ------
-    MissingDataError, DataError : it is no run, or a broken one.
-    UsageError : it is of a pipeline that this version does not know.
-    """
-    run = Run.open(folder)
-    return _known_pipeline(run.recipe.get("pipeline", MIND3D), f"the run {folder}")
-
-
-def pipeline_of_model(folder: Path) -> str:
-    """Which pipeline the model in a folder, or in a run's folder, is of."""
-    from neurodiff.pipelines.brain_diffuser_files import is_model
-
-    return IMAGES if is_model(folder) or is_model(folder / MODEL) else MIND3D
-
-
-def _known_pipeline(name: Any, where: str) -> str:
-    if name not in (MIND3D, IMAGES):
-        raise UsageError(
-            f"{where} is of the pipeline {name!r}; there are {MIND3D} and {IMAGES}."
-            f"{suggest(name, (MIND3D, IMAGES))}"
-        )
-    return str(name)
 
 
 def fit(
