@@ -115,7 +115,7 @@ def make_scene(
     colour = str(rng.choice(list(COLOURS)))
     place = str(rng.choice(list(PLACES)))
     x, scale = float(rng.uniform(-1, 1)), float(rng.uniform(0.55, 0.85))
-    azimuth = float(rng.uniform(20, 70) + 90 * rng.integers(0, 4))
+    azimuth = float(rng.choice([-1, 1]) * rng.uniform(20, 60))  # photographs show fronts
     return Scene(name, item, colour, place, x, scale, azimuth, _captions(item, colour, place, x))
 
 
