@@ -259,6 +259,12 @@ def test_wrong_data_gets_a_sentence(problem, tmp_path):
     for alpha_per in ("head", "target"):
         with pytest.raises(DataError, match="target 4 is constant"):
             FactoredRidge([1.0, 2.0], alpha_per=alpha_per).fit(X, flat)
+        kept = FactoredRidge([1.0, 2.0], alpha_per=alpha_per, constant="mean").fit(X, flat)
+        told = kept.predict(new)
+        np.testing.assert_allclose(told[:, 2, 0], 0.1)
+        same = FactoredRidge([1.0, 2.0], alpha_per="target").fit(X, Y)
+        if alpha_per == "target":  # the other targets are none the wiser
+            np.testing.assert_allclose(told[:, :2], same.predict(new)[:, :2], atol=1e-12)
     constant = FactoredRidge([1.0], standardise="none").fit(X, flat).predict(new)[:, 2, 0]
     np.testing.assert_allclose(constant, 0.1)
     with pytest.raises(DataError, match="one row of targets for each trial"):

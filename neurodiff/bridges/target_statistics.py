@@ -19,6 +19,8 @@ Standardise = Literal["loo", "test", "none"]
 
 #: columns drawn, at most, to choose the penalty of a head
 SKETCH = 1024
+#: what becomes of targets that never vary in training
+Constant = Literal["refuse", "mean"]
 _RUN = 2048  # rows whose sum is taken in the streaming type before float64 takes over
 
 
@@ -127,6 +129,7 @@ def head_statistics(
     standardise: Standardise,
     dtype: np.dtype,
     block: int,
+    constant: Constant = "refuse",
 ) -> TargetStatistics:
     """One pass over a head of one penalty: what ``standardise`` needs of the training trials.
 
@@ -149,7 +152,7 @@ def head_statistics(
             continue
         Y, mean[place] = centred_block(targets, place, dtype)
         std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        refuse_constant(std[place], mean[place], place.start, dtype)
+        settle_constant(std[place], mean[place], place.start, dtype, constant)
         if standardise == "loo":
             loo_mean[place] = mean[place] + average.astype(dtype) @ Y
             loo_std[place] = np.sqrt(spread.squared_norms(Y) / len(Y))
@@ -164,6 +167,7 @@ def target_statistics(
     standardise: Standardise,
     dtype: np.dtype,
     block: int,
+    constant: Constant = "refuse",
 ) -> tuple[np.ndarray, TargetStatistics]:
     """One pass that chooses a penalty for each target, and what ``standardise`` needs."""
     values, U, _ = factor.eigen
@@ -186,7 +190,7 @@ def target_statistics(
         if standardise == "none":
             continue
         std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        refuse_constant(std[place], mean[place], place.start, dtype)
+        settle_constant(std[place], mean[place], place.start, dtype, constant)
         predicted = Y - best
         loo_mean[place] = mean[place] + predicted.mean(axis=0, dtype=np.float64)
         loo_std[place] = predicted.std(axis=0, dtype=np.float64)
@@ -226,15 +230,24 @@ def leave_out_blocks(
         yield place, out + mean.astype(dtype)
 
 
-def refuse_constant(std: np.ndarray, mean: np.ndarray, first: int, dtype: np.dtype) -> None:
-    """A target that never varies has no scale that predictions could be given back."""
-    constant = np.flatnonzero(std <= 8 * np.finfo(dtype).eps * np.abs(mean))
-    if len(constant):
+def settle_constant(
+    std: np.ndarray, mean: np.ndarray, first: int, dtype: np.dtype, constant: Constant
+) -> None:
+    """A target that never varies has no scale that predictions could be given back: refused, or
+    its ``std`` set to exactly 0, which stands for "always the mean"."""
+    still = np.flatnonzero(std <= 8 * np.finfo(dtype).eps * np.abs(mean))
+    if len(still) and constant == "refuse":
         raise DataError(
-            f"target {first + constant[0]} is constant over the training trials (and "
-            f"{len(constant) - 1} more near it), so predictions cannot be re-standardised: drop "
-            "such targets, or fit with standardise='none'"
+            f"target {first + still[0]} is constant over the training trials (and "
+            f"{len(still) - 1} more near it), so predictions cannot be re-standardised: drop "
+            "such targets, or fit with constant='mean' or standardise='none'"
         )
+    std[still] = 0.0
+
+
+def rescaling(std: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """std / spread for each target; 0 where the target never varied in training."""
+    return np.where(std > 0, std / np.where(std > 0, spread, 1.0), 0.0)
 
 
 def _collected(mean, std, loo_mean, loo_std, standardise: Standardise) -> TargetStatistics:
