@@ -119,8 +119,8 @@ def summary_text(run: Run, groups: Sequence[GroupScores], protocol: str) -> str:
         ours = group.conditions.evaluations[OURS]
         lines += [f"  split: {line}" for line in split_lines(ours.table, known)]
         if ours.no_truth:
-            names = ", ".join(ours.no_truth[:3]) + (" ..." if len(ours.no_truth) > 3 else "")
-            lines.append(f"  no truth (no picture) for {len(ours.no_truth)} stimuli: {names}")
+            few = ", ".join(ours.no_truth[:3]) + (" ..." if len(ours.no_truth) > 3 else "")
+            lines.append(f"  no truth (no picture) for {len(ours.no_truth)} stimuli: {few}")
         table = group.conditions.table
         own = table[table["condition"] == OURS]
         width = max(len(name) for name in own["metric"])
