@@ -24,10 +24,12 @@ from neurodiff.analysis.image_items import (
     decode_pictures,
     stored_pictures,
 )
-from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES
+from neurodiff.analysis.image_run_report import published_beside
+from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES, read_image_scores
 from neurodiff.analysis.sources import Source
 from neurodiff.cli import app
 from neurodiff.core.errors import UsageError
+from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.simulated.scene_opening import open_simulated_scenes
 from neurodiff.pipelines.brain_diffuser_files import model_fingerprint
 
@@ -476,3 +478,53 @@ def test_evaluate_of_the_library_tells_pictures_from_meshes(decoded, tested):
         nd.evaluate(pictures, stimuli, full=True)
     with pytest.raises(UsageError, match="something else"):
         nd.evaluate([pictures[0], "mesh"], stimuli)
+
+
+def test_stimuli_without_a_picture_are_listed_and_not_scored(
+    decoded, tested, tmp_path, monkeypatch
+):
+    run = Run.open(shutil.copytree(decoded.folder, tmp_path / "blind"))
+    _, stimuli = tested
+    lost = "test-scene-00004"
+
+    def load(name):
+        if name == lost:
+            raise FileNotFoundError(name)
+        return stimuli.load_image(name)
+
+    monkeypatch.setattr(Source, "stimuli", lambda self: Stimuli(stimuli.table, None, load))
+    text = call("evaluate", run.folder).stdout
+    assert f"no truth (no picture) for 1 stimuli: {lost}" in text
+    assert ", n 23 pictures" in text
+    page = tmp_path / "page.html"
+    call("report", run.folder, "--out", page)
+    grids = json.loads(page.with_suffix(".json").read_text())["grids"]
+    assert len(grids[0]["items"]) == 23
+    monkeypatch.setattr(Source, "stimuli", lambda self: Stimuli(stimuli.table, None, None))
+    text = call("evaluate", run.folder).stdout
+    assert "no truth: none of these stimuli has a picture" in text
+    assert set(run.read_scores()["condition"]) == {OURS}
+    error = call("report", run.folder, "--out", tmp_path / "none.html", code=3).stderr
+    assert "no item of these runs has a true picture" in error
+
+
+def test_published_figures_stand_beside_comparable_scores_only(decoded):
+    run = Run.open(decoded.folder)
+    [group] = read_image_scores(run)
+    real = replace(group, pictures=tuple(replace(p, simulated=False) for p in group.pictures))
+    run.info["trained on"]["sessions"] = 37
+    table, notes = published_beside(run, real, "brain-diffuser-2023")
+    assert list(table.index) == [
+        "Brain-Diffuser (37 sessions)",
+        "simulated_scenes_tiny (37 sessions)",
+    ]
+    means = group.conditions.evaluations[OURS].table
+    assert table["PixCorr"].iloc[1] == pytest.approx(means["PixCorr"].mean())
+    assert table["SSIM"].iloc[1] == pytest.approx(means["SSIM columns"].mean())
+    assert table["CLIP"].iloc[1] == "not computed"
+    assert notes == []
+    for changed, word in ((group, "simulated"), (real, "13 sessions")):
+        run.info["trained on"]["sessions"] = 37 if changed is group else 13
+        table, notes = published_beside(run, changed, "brain-diffuser-2023")
+        assert table is None
+        assert any(word in note for note in notes)

@@ -160,7 +160,8 @@ def way_lines(group: GroupScores) -> list[str]:
         metric, note = row["metric"], str(notes[row["metric"]])
         if row["way"] != "–":
             floor = row["best without a brain"]
-            lines.append(f"{metric}: {row['way']} of the way from {floor} to the ceiling")
+            told = f" ({note})" if note not in ("", "nan") else ""
+            lines.append(f"{metric}: {row['way']} of the way from {floor} to the ceiling{told}")
         elif note:
             lines.append(f"{metric}: {note}, so there is no way to measure")
     return lines
