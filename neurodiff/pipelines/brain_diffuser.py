@@ -36,6 +36,7 @@ from neurodiff.pipelines.stages import Stages
 
 if TYPE_CHECKING:
     from neurodiff.core.run import Run
+    from neurodiff.pipelines.brain_diffuser_subjects import SharedInput
 
 TARGETS_VERSION = 1
 
@@ -139,7 +140,7 @@ class BrainDiffuser:
     def __init__(self, recipe: BrainDiffuserRecipe):
         self.recipe = recipe
         self.networks: Networks | None = None
-        self.input: BetaInput | None = None
+        self.input: BetaInput | SharedInput | None = None
         self.heads: dict[str, FactoredRidge] = {}
         self.gates: list[dict[str, Any]] = []
 
@@ -212,10 +213,10 @@ class BrainDiffuser:
                 "decoder is fitted on one: select it"
             )
         means = recording.mean_repeats()
-        self.input = BetaInput.fit(means)
+        self.input = betas = BetaInput.fit(means)
         shown = Shown(stimuli, tuple(means.trials["stimulus"]))
         progress.say(f"decoders: {len(shown)} images, {means.n_features} voxels")
-        factor = factorise(self.input(means))
+        factor = factorise(betas(means))
         self.heads = {}
         for head in HEADS:
             targets = make_targets(networks, head, shown, seed=seed, run=run, progress=progress)
@@ -239,6 +240,22 @@ class BrainDiffuser:
             seed=seed,
         )
         return bridge.fit(None, targets, factor=factor)
+
+    # --------------------------------------------------------------------- several subjects
+
+    def fit_across(
+        self, recordings: Sequence[Recording], stimuli: Stimuli, **options: Any
+    ) -> BrainDiffuser:
+        """One decoder for several people; see `brain_diffuser_subjects.fit_subjects`."""
+        from neurodiff.pipelines.brain_diffuser_subjects import fit_subjects
+
+        return fit_subjects(self, recordings, stimuli, **options)
+
+    def adapt(self, recording: Recording, stimuli: Stimuli, **options: Any) -> BrainDiffuser:
+        """A new person's input layer; see `brain_diffuser_subjects.adapt_subject`."""
+        from neurodiff.pipelines.brain_diffuser_subjects import adapt_subject
+
+        return adapt_subject(self, recording, stimuli, **options)
 
     # -------------------------------------------------------------------------------- predict
 

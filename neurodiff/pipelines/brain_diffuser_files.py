@@ -3,7 +3,8 @@
 ::
 
     model_index.json     format, recipe with every default, gates, SHA-256 of every file
-    brain_input/         means and standard deviations of voxels, space, subject
+    brain_input/         means and standard deviations of voxels, space, subject; with several
+                         subjects the input layer of each and the axes of the shared space
     decoder/factor/      brain data and factor, shared by the three heads
     decoder/<head>/      penalty, statistics, targets by hashed reference
     vdvae/  vision/  generator/        only what was trained here
@@ -34,7 +35,8 @@ from neurodiff.pipelines.brain_diffuser_settings import HEADS, BrainDiffuserReci
 from neurodiff.pipelines.versatile_diffusion import VersatileDiffusionGenerator
 
 if TYPE_CHECKING:
-    from neurodiff.pipelines.brain_diffuser import BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser_subjects import SharedInput
 
 FORMAT = "neurodiff-brain-diffuser-1"
 INDEX = "model_index.json"
@@ -56,11 +58,7 @@ def save_pretrained(pipe: BrainDiffuser, folder: str | os.PathLike[str]) -> Path
         raise UsageError(f"{target} exists and is no Brain-Diffuser model; name a new folder")
     recipe, networks, betas = pipe.recipe, pipe.networks, pipe.input
     with replaced_folder(target) as new:
-        write_json(
-            new / "brain_input" / "config.json", {"space": betas.space, "subject": betas.subject}
-        )
-        arrays = {"mean": torch.tensor(betas.mean), "std": torch.tensor(betas.std)}
-        save_safetensors(arrays, new / "brain_input" / _WEIGHTS)
+        _save_input(betas, new / "brain_input")
         if recipe.low_level.training is not None:
             save_safetensors(networks.vdvae.state_dict(), new / "vdvae" / _WEIGHTS)
         if hasattr(networks.vision, "arrays"):
@@ -100,7 +98,7 @@ def from_pretrained(folder: str | os.PathLike[str]) -> BrainDiffuser:
     DataError : a file is broken or changed.
     """
     from neurodiff.bridges.ridge_files import load_ridge
-    from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser import BrainDiffuser
 
     place = model_folder(folder)
     index = _index(place)
@@ -126,12 +124,7 @@ def from_pretrained(folder: str | os.PathLike[str]) -> BrainDiffuser:
     if recipe.generator.training is not None:
         fitted["generator"] = VersatileDiffusionGenerator.from_pretrained(place / "generator")
     pipe.networks = load_networks(recipe, fitted)
-    betas, config = (
-        load_weights(place / "brain_input" / _WEIGHTS),
-        read_json(place / "brain_input" / "config.json"),
-    )
-    mean, std = (np.asarray(betas[name]) for name in ("mean", "std"))
-    pipe.input = BetaInput(mean, std, str(config["space"]), str(config["subject"]))
+    pipe.input = _load_input(place / "brain_input")
     factor = None
     for head in HEADS:
         beside = index.get("targets", {}).get(head)
@@ -172,6 +165,32 @@ def model_fingerprint(folder: str | os.PathLike[str]) -> str:
     index = _index(model_folder(folder))
     decisive = {"recipe": index["recipe"], "components": index["components"]}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _save_input(betas: BetaInput | SharedInput, folder: Path) -> None:
+    from neurodiff.pipelines.brain_diffuser import BetaInput
+    from neurodiff.pipelines.brain_diffuser_subjects import shared_state
+
+    facts: dict[str, Any]
+    if isinstance(betas, BetaInput):
+        facts = {"space": betas.space, "subject": betas.subject}
+        arrays = {"mean": betas.mean, "std": betas.std}
+    else:
+        facts, arrays = shared_state(betas)
+    write_json(folder / "config.json", facts)
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    save_safetensors(tensors, folder / _WEIGHTS)
+
+
+def _load_input(folder: Path) -> BetaInput | SharedInput:
+    from neurodiff.pipelines.brain_diffuser import BetaInput
+    from neurodiff.pipelines.brain_diffuser_subjects import shared_from_state
+
+    facts = read_json(folder / "config.json")
+    arrays = {name: np.asarray(t) for name, t in load_weights(folder / _WEIGHTS).items()}
+    if "layers" in facts:
+        return shared_from_state(facts, arrays)
+    return BetaInput(arrays["mean"], arrays["std"], str(facts["space"]), str(facts["subject"]))
 
 
 def _index(place: Path) -> dict[str, Any]:

@@ -64,6 +64,27 @@ def png_bytes(image: PIL.Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def picture_sheet(*rows: Sequence[PIL.Image.Image], gap: int = 2) -> PIL.Image.Image:
+    """Rows of pictures on one white sheet, such as the true, the low-level and the decoded ones.
+
+    Raises
+    ------
+    ValueError : there is no picture.
+    """
+    import PIL.Image
+
+    if not any(rows):
+        raise ValueError("there is no picture to show")
+    width = max(one.width for row in rows for one in row) + gap
+    height = max(one.height for row in rows for one in row) + gap
+    columns = max(len(row) for row in rows)
+    sheet = PIL.Image.new("RGB", (columns * width - gap, len(rows) * height - gap), "white")
+    for k, row in enumerate(rows):
+        for j, one in enumerate(row):
+            sheet.paste(one.convert("RGB"), (j * width, k * height))
+    return sheet
+
+
 def as_array(images: Sequence[PIL.Image.Image]) -> UInt8[np.ndarray, "n h w 3"]:
     """Pictures of one size as an array.
 
