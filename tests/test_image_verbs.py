@@ -528,3 +528,25 @@ def test_published_figures_stand_beside_comparable_scores_only(decoded):
         table, notes = published_beside(run, changed, "brain-diffuser-2023")
         assert table is None
         assert any(word in note for note in notes)
+
+
+def test_an_evaluation_that_was_killed_makes_only_the_rest(copy, pipe, tested, monkeypatch):
+    few = tested[0].select(np.arange(20))  # two batches of each anchor
+    model, source = model_fingerprint(copy.folder), Source("simulated_scenes_tiny")
+    decode_pictures(copy, pipe, model, few, source)
+    generate, sizes = BrainDiffuser.generate, []
+
+    def counted(self, features, *arguments, **options):
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        sizes.append(len(features))
+        return generate(self, features, *arguments, **options)
+
+    monkeypatch.setattr(BrainDiffuser, "generate", counted)
+    call("evaluate", copy.folder, code=130)
+    assert sizes == [16, 4, 16]
+    sizes.clear()
+    call("evaluate", copy.folder)
+    assert sizes == [4]
+    tasks = copy.items_table()["task"].value_counts().to_dict()
+    assert tasks == {TASK: 20, MEAN_TASK: 20, TRUE_TASK: 20}
