@@ -5,7 +5,9 @@ What is decoded here is poor on purpose: these are tests of the chain, not of th
 
 import json
 import shutil
+from copy import copy as copy_of
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from neurodiff.analysis.image_items import (
 )
 from neurodiff.analysis.image_run_report import published_beside
 from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES, read_image_scores
+from neurodiff.analysis.image_trials import reconstruct_betas
 from neurodiff.analysis.sources import Source
 from neurodiff.cli import app
 from neurodiff.core.errors import UsageError
@@ -182,7 +185,7 @@ def test_settings_and_options_that_do_not_fit(tmp_path):
     assert "generator.stepps: unknown key. Did you mean 'steps'?" in error
     for option in ("--targets", "--codes", "--weights", "--subjects", "--adapt-to", "--device"):
         error = call("fit", "brain_diffuser_tiny", *place, option, "1", code=2).stderr
-        assert f"has no {option}: these go with MinD-3D" in error
+        assert f"leave out {option}, which go with MinD-3D" in error
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("name: mine\npipeline: brain-difuser\n")
     error = call("fit", recipe, *place, code=2).stderr
@@ -343,6 +346,13 @@ def test_files_that_do_not_fit(fresh, tmp_path, values, sentence, code):
     arguments = [tmp_path / "in.npy", tmp_path / "o.png", "--model", fresh[0].folder]
     assert sentence in call("reconstruct", *arguments, code=code).stderr
     assert not (tmp_path / "o.png").exists()
+
+
+def test_a_file_for_a_model_of_several_people(pipe, tmp_path):
+    several = copy_of(pipe)
+    several.input = SimpleNamespace(subject="sim-01 and sim-02")
+    with pytest.raises(UsageError, match=r"several people \(sim-01 and sim-02\)"):
+        reconstruct_betas(tmp_path / "a.npy", tmp_path / "out", several)
 
 
 def test_kinds_of_files_that_are_not_read(fresh, tmp_path):
