@@ -547,9 +547,9 @@ def _only_mind3d(recipe: str, options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(
-            f"{recipe} is a recipe of brain-diffuser, which has no {', '.join(given)}: these go "
-            "with MinD-3D; files and devices of Brain-Diffuser are settings (-s generator.folder="
-            "DIR, -s generator.device=cuda)"
+            f"{recipe} is a recipe of brain-diffuser: leave out {', '.join(given)}, which go with "
+            "MinD-3D. Files and devices of Brain-Diffuser are settings (-s generator.folder=DIR, "
+            "-s generator.device=cuda); several people are fitted by BrainDiffuser.fit_across"
         )
 
 

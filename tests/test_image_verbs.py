@@ -5,7 +5,9 @@ What is decoded here is poor on purpose: these are tests of the chain, not of th
 
 import json
 import shutil
+from copy import copy as copy_of
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,10 +26,13 @@ from neurodiff.analysis.image_items import (
     decode_pictures,
     stored_pictures,
 )
-from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES
+from neurodiff.analysis.image_run_report import published_beside
+from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES, read_image_scores
+from neurodiff.analysis.image_trials import reconstruct_betas
 from neurodiff.analysis.sources import Source
 from neurodiff.cli import app
 from neurodiff.core.errors import UsageError
+from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.simulated.scene_opening import open_simulated_scenes
 from neurodiff.pipelines.brain_diffuser_files import model_fingerprint
 
@@ -180,7 +185,7 @@ def test_settings_and_options_that_do_not_fit(tmp_path):
     assert "generator.stepps: unknown key. Did you mean 'steps'?" in error
     for option in ("--targets", "--codes", "--weights", "--subjects", "--adapt-to", "--device"):
         error = call("fit", "brain_diffuser_tiny", *place, option, "1", code=2).stderr
-        assert f"has no {option}: these go with MinD-3D" in error
+        assert f"leave out {option}, which go with MinD-3D" in error
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("name: mine\npipeline: brain-difuser\n")
     error = call("fit", recipe, *place, code=2).stderr
@@ -343,6 +348,13 @@ def test_files_that_do_not_fit(fresh, tmp_path, values, sentence, code):
     assert not (tmp_path / "o.png").exists()
 
 
+def test_a_file_for_a_model_of_several_people(pipe, tmp_path):
+    several = copy_of(pipe)
+    several.input = SimpleNamespace(subject="sim-01 and sim-02")
+    with pytest.raises(UsageError, match=r"several people \(sim-01 and sim-02\)"):
+        reconstruct_betas(tmp_path / "a.npy", tmp_path / "out", several)
+
+
 def test_kinds_of_files_that_are_not_read(fresh, tmp_path):
     for name, sentence in (
         ("a.nii.gz", "does not say which voxels"),
@@ -476,3 +488,75 @@ def test_evaluate_of_the_library_tells_pictures_from_meshes(decoded, tested):
         nd.evaluate(pictures, stimuli, full=True)
     with pytest.raises(UsageError, match="something else"):
         nd.evaluate([pictures[0], "mesh"], stimuli)
+
+
+def test_stimuli_without_a_picture_are_listed_and_not_scored(
+    decoded, tested, tmp_path, monkeypatch
+):
+    run = Run.open(shutil.copytree(decoded.folder, tmp_path / "blind"))
+    _, stimuli = tested
+    lost = "test-scene-00004"
+
+    def load(name):
+        if name == lost:
+            raise FileNotFoundError(name)
+        return stimuli.load_image(name)
+
+    monkeypatch.setattr(Source, "stimuli", lambda self: Stimuli(stimuli.table, None, load))
+    text = call("evaluate", run.folder).stdout
+    assert f"no truth (no picture) for 1 stimuli: {lost}" in text
+    assert ", n 23 pictures" in text
+    page = tmp_path / "page.html"
+    call("report", run.folder, "--out", page)
+    grids = json.loads(page.with_suffix(".json").read_text())["grids"]
+    assert len(grids[0]["items"]) == 23
+    monkeypatch.setattr(Source, "stimuli", lambda self: Stimuli(stimuli.table, None, None))
+    text = call("evaluate", run.folder).stdout
+    assert "no truth: none of these stimuli has a picture" in text
+    assert set(run.read_scores()["condition"]) == {OURS}
+    error = call("report", run.folder, "--out", tmp_path / "none.html", code=3).stderr
+    assert "no item of these runs has a true picture" in error
+
+
+def test_published_figures_stand_beside_comparable_scores_only(decoded):
+    run = Run.open(decoded.folder)
+    [group] = read_image_scores(run)
+    real = replace(group, pictures=tuple(replace(p, simulated=False) for p in group.pictures))
+    run.info["trained on"]["sessions"] = 37
+    table, notes = published_beside(run, real, "brain-diffuser-2023")
+    assert list(table.index) == [
+        "Brain-Diffuser (37 sessions)",
+        "simulated_scenes_tiny (37 sessions)",
+    ]
+    means = group.conditions.evaluations[OURS].table
+    assert table["PixCorr"].iloc[1] == pytest.approx(means["PixCorr"].mean())
+    assert table["SSIM"].iloc[1] == pytest.approx(means["SSIM columns"].mean())
+    assert table["CLIP"].iloc[1] == "not computed"
+    assert notes == []
+    for changed, word in ((group, "simulated"), (real, "13 sessions")):
+        run.info["trained on"]["sessions"] = 37 if changed is group else 13
+        table, notes = published_beside(run, changed, "brain-diffuser-2023")
+        assert table is None
+        assert any(word in note for note in notes)
+
+
+def test_an_evaluation_that_was_killed_makes_only_the_rest(copy, pipe, tested, monkeypatch):
+    few = tested[0].select(np.arange(20))  # two batches of each anchor
+    model, source = model_fingerprint(copy.folder), Source("simulated_scenes_tiny")
+    decode_pictures(copy, pipe, model, few, source)
+    generate, sizes = BrainDiffuser.generate, []
+
+    def counted(self, features, *arguments, **options):
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        sizes.append(len(features))
+        return generate(self, features, *arguments, **options)
+
+    monkeypatch.setattr(BrainDiffuser, "generate", counted)
+    call("evaluate", copy.folder, code=130)
+    assert sizes == [16, 4, 16]
+    sizes.clear()
+    call("evaluate", copy.folder)
+    assert sizes == [4]
+    tasks = copy.items_table()["task"].value_counts().to_dict()
+    assert tasks == {TASK: 20, MEAN_TASK: 20, TRUE_TASK: 20}

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from neurodiff.analysis.sources import Source
+from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.analysis.verbs import (
     MODEL,
     _hash_of,
     _require_meshes,
-    _split,
     _words,
 )
 from neurodiff.core.config import dump, load
@@ -77,7 +76,7 @@ def fit_across(
     for one in everyone:
         source = replace(base, subject=one)
         recording, stimuli = source.open(progress)
-        train = _at_vertices(_split(recording, "train"))
+        train = _at_vertices(trials_of(recording, "train"))
         shown = list(dict.fromkeys(train.trials["stimulus"]))
         _require_meshes(stimuli, shown)
         opened.append((source, train, stimuli))

@@ -111,7 +111,7 @@ def image_findings(runs: Sequence[Run], progress: Progress = SILENT) -> ImageFin
         assert group.conditions is not None
         label = f"{run.folder.name}, {group.label}"
         tables.append((f"Scores of {label}", score_table(group.conditions), "As the first table."))
-    published, told = _published(main_run, main, protocol)
+    published, told = published_beside(main_run, main, protocol)
     tables += _nearness(main)
     return ImageFindings(
         title="Brain-Diffuser: pictures of "
@@ -197,7 +197,7 @@ def _nearness(group: GroupScores) -> list[tuple[str, pd.DataFrame, str]]:
     return [(f"{metric} by the nearest training picture", table, f"Likeness by {network}.")]
 
 
-def _published(
+def published_beside(
     run: Run, group: GroupScores, protocol: str
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """The published rows of as many sessions with ours, where every reason allows it."""

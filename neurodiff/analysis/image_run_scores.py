@@ -137,7 +137,7 @@ class Anchors:
 
         # a brain at the mean of training predicts the mean of the training features
         heads = self.pipe.heads
-        nothing = np.zeros((1, heads[HEADS[0]].n_features_in_))
+        nothing = heads[HEADS[0]].factor_.mean[None]
         one = Features(
             **{name: heads[name].predict_raw(nothing).astype(np.float32) for name in HEADS}
         )

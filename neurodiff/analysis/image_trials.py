@@ -65,8 +65,15 @@ def reconstruct_betas(
     UsageError : other voxels than the model's, several trials for one ``.png``, a kind of file
         that is not read.
     """
+    from neurodiff.pipelines.brain_diffuser import BetaInput
+
     if pipe.input is None:
         raise UsageError("this model is not fitted to a brain; fit it to a recording first")
+    if not isinstance(pipe.input, BetaInput):
+        raise UsageError(
+            f"this model is of several people ({pipe.input.subject}), and a file of betas does not "
+            "say whose they are; give BrainDiffuser.predict a recording that names its subject"
+        )
     recording, note = read_betas(source, pipe.input)
     if note:
         progress.say(note)

@@ -119,8 +119,8 @@ def summary_text(run: Run, groups: Sequence[GroupScores], protocol: str) -> str:
         ours = group.conditions.evaluations[OURS]
         lines += [f"  split: {line}" for line in split_lines(ours.table, known)]
         if ours.no_truth:
-            names = ", ".join(ours.no_truth[:3]) + (" ..." if len(ours.no_truth) > 3 else "")
-            lines.append(f"  no truth (no picture) for {len(ours.no_truth)} stimuli: {names}")
+            few = ", ".join(ours.no_truth[:3]) + (" ..." if len(ours.no_truth) > 3 else "")
+            lines.append(f"  no truth (no picture) for {len(ours.no_truth)} stimuli: {few}")
         table = group.conditions.table
         own = table[table["condition"] == OURS]
         width = max(len(name) for name in own["metric"])
@@ -160,7 +160,8 @@ def way_lines(group: GroupScores) -> list[str]:
         metric, note = row["metric"], str(notes[row["metric"]])
         if row["way"] != "–":
             floor = row["best without a brain"]
-            lines.append(f"{metric}: {row['way']} of the way from {floor} to the ceiling")
+            told = f" ({note})" if note not in ("", "nan") else ""
+            lines.append(f"{metric}: {row['way']} of the way from {floor} to the ceiling{told}")
         elif note:
             lines.append(f"{metric}: {note}, so there is no way to measure")
     return lines
