@@ -124,7 +124,7 @@ def test_parity_of_the_hat_form(dtype, tolerance):
     np.testing.assert_allclose(model.predict(new), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("alphas", [2.0, [2.0, 50.0]])
+@pytest.mark.parametrize("alphas", [2.0, [2.0, 50.0], [2.0, 9.0, 30.0, 50.0]])
 def test_parity_of_roi_formulas(alphas):
     """P13: the published formulas from primal weights, written out."""
     rng = np.random.default_rng(2)

@@ -33,6 +33,8 @@ def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
 
+#: one penalty and few of them go by Cholesky factors, more by eigenvectors
+GRIDS = [[40.0], [40.0, 41.0], [40.0, 41.0, 42.0, 43.0]]
 SIZES = {"dual": (30, 80), "primal": (60, 12)}
 
 
@@ -55,7 +57,7 @@ def literal_leave_out(X, Y, alpha, groups):
     return out
 
 
-@pytest.mark.parametrize("alphas", [[40.0], [40.0, 41.0]])  # by Cholesky, by eigenvectors
+@pytest.mark.parametrize("alphas", GRIDS)
 @pytest.mark.parametrize("alpha_per", ["head", "target"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_predictions_equal_scikit_learn(problem, alphas, alpha_per, dtype):
@@ -81,7 +83,7 @@ def test_predictions_equal_scikit_learn(problem, alphas, alpha_per, dtype):
     np.testing.assert_allclose(bias, theirs.intercept_, rtol=10 * tolerance)
 
 
-@pytest.mark.parametrize("alphas", [[40.0], [40.0, 41.0]])
+@pytest.mark.parametrize("alphas", GRIDS)
 @pytest.mark.parametrize("alpha_per", ["head", "target"])
 @pytest.mark.parametrize("repeats", [False, True])
 def test_leave_out_equals_literal_refits(problem, alphas, alpha_per, repeats):
@@ -203,7 +205,7 @@ def test_a_fitted_bridge_can_be_copied(problem):
 
 def test_torch_gives_the_same_numbers(problem):
     X, Y, new = problem
-    for alphas in ([1.0], [0.1, 1.0]):
+    for alphas in ([1.0], [0.1, 1.0], [0.1, 0.3, 1.0, 3.0]):
         numpy, torch = (
             FactoredRidge(alphas, device=device).fit(X, Y) for device in ("cpu", "torch")
         )

@@ -18,7 +18,7 @@ def _problem(request):
     return X, Y, rng.standard_normal((4, p))
 
 
-@pytest.mark.parametrize("alphas", [[0.5], [0.5, 2.0]])
+@pytest.mark.parametrize("alphas", [[0.5], [0.5, 1.0, 2.0, 4.0]])
 @pytest.mark.parametrize("alpha_per", ["head", "target"])
 @pytest.mark.parametrize("standardise", ["loo", "test", "none"])
 def test_a_saved_bridge_predicts_the_same(problem, tmp_path, alphas, alpha_per, standardise):
@@ -55,7 +55,7 @@ def test_heads_share_a_factor_on_disk(problem, tmp_path):
     X, Y, new = problem
     factor = factorise(X)
     for name, head in (("text", Y), ("vision", Y[:, 0])):
-        model = FactoredRidge([0.5, 1.0]).fit(None, head, factor=factor)
+        model = FactoredRidge([0.5, 1.0, 2.0, 4.0]).fit(None, head, factor=factor)
         model.save(tmp_path / name, factor_folder=tmp_path / "factor")
     text = FactoredRidge.load(tmp_path / "text")
     vision = FactoredRidge.load(tmp_path / "vision", factor=text.factor_)

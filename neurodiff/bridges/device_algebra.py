@@ -87,13 +87,40 @@ def positive_solver(matrix: np.ndarray, device: str = "cpu") -> Callable[[np.nda
     return lambda right: _get(torch.cholesky_solve(_put(right, device), lower))
 
 
-def upper_factor(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """Upper triangular R with ``R.T @ R == matrix.T @ matrix``."""
-    if device == "cpu":
-        return np.asarray(np.linalg.qr(matrix, mode="r"))
-    import torch
+def inverse_positive(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Inverse of a symmetric positive definite matrix; may overwrite it."""
+    if device != "cpu":
+        import torch
 
-    return _get(torch.linalg.qr(_put(matrix, device), mode="r")[1])
+        return _get(torch.cholesky_inverse(torch.linalg.cholesky(_put(matrix, device))))
+    upper, failed = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, overwrite_a=1)
+    if not failed:
+        upper, failed = scipy.linalg.lapack.dpotri(upper, lower=0, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    strict = np.tril_indices(len(upper), -1) if len(upper) < 512 else None
+    if strict is not None:
+        upper[strict] = upper.T[strict]
+        return upper
+    for k in range(0, len(upper), 512):  # the other triangle, without indices of n x n
+        upper[k : k + 512, :k] = upper[:k, k : k + 512].T
+        part = upper[k : k + 512, k : k + 512]
+        part[...] = np.triu(part) + np.triu(part, 1).T
+    return upper
+
+
+def upper_factor(matrix: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Upper triangular R with ``|R y| == |matrix y|`` for every y that sums to zero.
+
+    By the Cholesky factor of ``matrix.T @ matrix``, of which the direction of equal numbers, where
+    it may be singular, is filled up; by QR if it is singular elsewhere, too.
+    """
+    squared = gram(matrix.T, device)
+    squared += np.trace(squared) / len(squared) ** 2
+    try:
+        return scipy.linalg.cholesky(squared, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 class Multiplier:
@@ -110,7 +137,7 @@ class Multiplier:
         self, matrix: np.ndarray, dtype: Any, device: str = "cpu", *, upper: bool = False
     ) -> None:
         self.device, self.rows = device, len(matrix)
-        self.upper = upper and device == "cpu"
+        self.upper = upper
         matrix = np.ascontiguousarray(matrix, dtype=dtype)
         self.matrix = matrix if device == "cpu" else _put(matrix, device)
 
@@ -122,22 +149,27 @@ class Multiplier:
 
     def squared_norms(self, block: np.ndarray) -> np.ndarray:
         """Squared length of each column of ``matrix @ block``, in float64; (n, c) -> (c,)."""
-        if self.device != "cpu":
-            return _get((self.matrix @ _put(block, self.device)).double().square().sum(0))
-        rows = self.rows
+        rows, on_device = self.rows, self.device != "cpu"
+        if on_device:
+            block = _put(block, self.device)
         step = max(256, -(-rows // 8))
         total = np.zeros(block.shape[1])
         for start in range(0, rows, step):
             first = start if self.upper else 0
             part = self.matrix[start : start + step, first:] @ block[first:]
-            total += np.einsum("ij,ij->j", part, part)
+            if on_device:
+                total += _get(part.square().sum(0)).astype(np.float64)
+            else:
+                total += np.einsum("ij,ij->j", part, part)
         return total
 
 
 def _put(array: np.ndarray, device: str) -> Any:
     import torch
 
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()  # torch takes neither as it is
+    tensor = torch.from_numpy(array)
     if device == "mps" and tensor.dtype == torch.float64:
         raise UsageError("device='mps' has no float64, in which ridge is factored; use 'cpu'")
     return tensor.to("cpu" if device == "torch" else device)

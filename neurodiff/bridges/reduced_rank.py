@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neurodiff.bridges.device_algebra import Multiplier, symmetric_eigen, upper_factor
+from neurodiff.bridges.device_algebra import Multiplier, symmetric_eigen
 from neurodiff.bridges.factored_ridge import FactoredRidge
 from neurodiff.bridges.kernel_factor import KernelFactor, float_type
 from neurodiff.bridges.target_statistics import centred_block
@@ -191,7 +191,10 @@ def _stream(
     if bridge.standardise == "loo":
         trained = bottleneck.leave_out_codes(largest)
         average = trained.mean(axis=0)
-        uppers = {k: upper_factor((trained - average)[:, :k]) for k in sizes.values()}
+        uppers = {
+            k: np.asarray(np.linalg.qr((trained - average)[:, :k], mode="r"))
+            for k in sizes.values()
+        }
     for place in bridge.targets_.slices(bridge.block):
         Y, mean = centred_block(bridge.targets_, place, dtype)
         loadings = inward(Y)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from neurodiff.bridges.device_algebra import Multiplier, upper_factor
-from neurodiff.bridges.kernel_factor import KernelFactor
+from neurodiff.bridges.kernel_factor import KEPT_OPERATORS, KernelFactor
 from neurodiff.bridges.leave_out import leave_out_residuals
 from neurodiff.core.columns import ColumnSource
 from neurodiff.core.errors import DataError, UsageError
@@ -71,8 +71,11 @@ def sketch_columns(count: int, seed: int, size: int = SKETCH) -> np.ndarray:
 def leave_out_errors(factor: KernelFactor, grid: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Summed squared leave-one-out error of each penalty and target; (alphas, targets).
 
-    ``Y`` (n, targets) is centred.
+    ``Y`` (n, targets) is centred. Few penalties are inverted one by one, which costs less than the
+    eigenvectors that serve any number of them.
     """
+    if len(grid) <= KEPT_OPERATORS and not factor.by_eigenvectors:
+        return np.stack([np.square(factor.leave_out(a) @ Y - Y).sum(axis=0) for a in grid])
     values, U, _ = factor.eigen
     UtY = U.T @ Y
     return np.stack(
@@ -133,7 +136,7 @@ def head_statistics(
     count = targets.shape[1]
     mean, std, loo_mean, loo_std = (np.zeros(count) for _ in range(4))
     if standardise == "loo":
-        operator = factor.leave_out(alpha)
+        operator = factor.leave_out(alpha).astype(np.float64)
         average = operator.mean(axis=0)
         operator -= average
         operator = upper_factor(operator, factor.device)
