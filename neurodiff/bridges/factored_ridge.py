@@ -328,6 +328,7 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             mean, spread, whose = known.loo_mean[place], known.loo_std[place], "leave-one-out"
         else:
             mean, spread, whose = part.mean(0, np.float64), part.std(0, np.float64), "test"
+        spread = np.where(known.std[place] == 0, 1.0, spread)  # a constant target stays what it is
         flat = np.flatnonzero(spread <= 64 * np.finfo(np.float64).eps * np.abs(mean))
         if len(flat):
             raise DataError(

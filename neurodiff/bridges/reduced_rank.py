@@ -219,6 +219,7 @@ def _stream(
 def _rescaled(
     part: np.ndarray, mean: np.ndarray, std: np.ndarray, bridge: FactoredRidge, place: slice
 ) -> np.ndarray:
+    std = np.where(bridge.statistics_.std[place] == 0, 1.0, std)  # constant: stays what it is
     if not (std > 0).all():
         raise DataError(
             f"predictions of target {place.start + int(np.argmin(std))} through the bottleneck do "

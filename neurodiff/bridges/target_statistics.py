@@ -148,8 +148,7 @@ def head_statistics(
             mean[place] = column_means(values, place.start)
             continue
         Y, mean[place] = centred_block(targets, place, dtype)
-        std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        refuse_constant(std[place], mean[place], place.start, dtype)
+        std[place] = spread_of(Y, mean[place])
         if standardise == "loo":
             loo_mean[place] = mean[place] + average.astype(dtype) @ Y
             loo_std[place] = np.sqrt(spread.squared_norms(Y) / len(Y))
@@ -185,8 +184,7 @@ def target_statistics(
         alpha[place] = chosen
         if standardise == "none":
             continue
-        std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        refuse_constant(std[place], mean[place], place.start, dtype)
+        std[place] = spread_of(Y, mean[place])
         predicted = Y - best
         loo_mean[place] = mean[place] + predicted.mean(axis=0, dtype=np.float64)
         loo_std[place] = predicted.std(axis=0, dtype=np.float64)
@@ -226,18 +224,25 @@ def leave_out_blocks(
         yield place, out + mean.astype(dtype)
 
 
-def refuse_constant(std: np.ndarray, mean: np.ndarray, first: int, dtype: np.dtype) -> None:
-    """A target that never varies has no scale that predictions could be given back."""
-    constant = np.flatnonzero(std <= 8 * np.finfo(dtype).eps * np.abs(mean))
-    if len(constant):
-        raise DataError(
-            f"target {first + constant[0]} is constant over the training trials (and "
-            f"{len(constant) - 1} more near it), so predictions cannot be re-standardised: drop "
-            "such targets, or fit with standardise='none'"
-        )
+def spread_of(Y: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviation (ddof 0) of centred targets; 0 where only rounding varies.
+
+    An encoder may have dead outputs, so a constant target is no mistake: it is predicted as what it
+    is, since its spread of 0 scales whatever ridge says to nothing.
+    """
+    std = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
+    return np.where(std <= 8 * np.finfo(Y.dtype).eps * np.abs(mean), 0.0, std)
 
 
 def _collected(mean, std, loo_mean, loo_std, standardise: Standardise) -> TargetStatistics:
+    if standardise != "none":
+        constant = std == 0
+        if constant.all():
+            raise DataError(
+                f"all {len(std)} targets are constant over the training trials, so there is "
+                "nothing to predict; check the targets"
+            )
+        loo_mean, loo_std = np.where(constant, mean, loo_mean), np.where(constant, 1.0, loo_std)
     return TargetStatistics(
         mean=mean,
         std=None if standardise == "none" else std,
