@@ -167,7 +167,7 @@ def _rows(pipe: BrainDiffuser, rois: dict[str, np.ndarray], subject: str | None)
     if not isinstance(pipe.input, SharedInput):
         return roi_rows(rois, pipe.heads["text"].factor_.features)
     layers = pipe.input.layers.layers
-    if subject not in layers:
+    if subject is None or subject not in layers:
         raise UsageError(
             f"this model has input layers of {', '.join(layers)}, and an area is one person's; "
             f"name one of them (subject={subject!r} was given)"
