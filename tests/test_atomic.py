@@ -45,9 +45,13 @@ def test_an_old_folder_gives_way_with_all_its_files(old, tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_after_an_error_it_is_the_old_one(old, tmp_path, error):
-    with pytest.raises(error), replaced_folder(old) as new:
-        _fill(new)
-        raise error
+    def broken(target):
+        with replaced_folder(target) as new:
+            _fill(new)
+            raise error
+
+    with pytest.raises(error):
+        broken(old)
     assert _names(old) == ["a.txt", "only-old.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

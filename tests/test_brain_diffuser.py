@@ -23,6 +23,7 @@ from neurodiff.pipelines.brain_diffuser import BrainDiffuser
 from neurodiff.pipelines.brain_diffuser_files import model_fingerprint
 from neurodiff.pipelines.brain_diffuser_settings import HEADS
 from neurodiff.pipelines.pictures import picture_sheet
+from neurodiff.pipelines.roi_scenes import roi_scenes
 
 FASTER = (
     *(f"{part}.training.steps=2" for part in ("low_level", "generator", "generator.autoencoder")),
@@ -38,6 +39,11 @@ def recipe_of(*overrides):
 
 def pixels(pictures):
     return np.stack([np.asarray(one.image) for one in pictures])
+
+
+def assert_same(some, others):
+    """Equal but for rounding: products of arrays that lie elsewhere in memory may differ in it."""
+    assert np.abs(pixels(some).astype(int) - pixels(others)).max() <= 1
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def test_pictures_on_one_sheet(pictures, tmp_path):
 
 def test_a_second_fit_from_the_same_seed_is_the_same(pipe, world, pictures):
     again = recipe_of().fit(world[0], world[2], seed=0)
-    np.testing.assert_array_equal(pixels(again.predict(world[1])), pixels(pictures))
+    assert_same(again.predict(world[1]), pictures)
     other = recipe_of().fit(world[0], world[2], seed=1)
     assert not np.array_equal(pixels(other.predict(world[1])), pixels(pictures))
 
@@ -157,16 +163,30 @@ def test_true_features_are_those_of_the_encoders(pipe, world):
 def test_a_saved_model_predicts_the_same(pipe, world, pictures, tmp_path):
     folder = pipe.save_pretrained(tmp_path / "model")
     again = BrainDiffuser.from_pretrained(folder)
-    np.testing.assert_array_equal(pixels(again.predict(world[1])), pixels(pictures))
+    assert_same(again.predict(world[1]), pictures)
     assert again.recipe == pipe.recipe
     assert again.gates == pipe.gates
     shutil.move(folder, tmp_path / "elsewhere")
     moved = BrainDiffuser.from_pretrained(tmp_path / "elsewhere")
-    np.testing.assert_array_equal(pixels(moved.predict(world[1])), pixels(pictures))
+    assert_same(moved.predict(world[1]), pictures)
     assert model_fingerprint(pipe.save_pretrained(tmp_path / "twice")) == model_fingerprint(
         tmp_path / "elsewhere"
     )
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_model_of_several_people_there_and_back(pipe, world, tmp_path):
+    train, test, stimuli, _ = world
+    other = replace(train, trials=train.trials.assign(subject="sim-02"))
+    shared = pipe_of(pipe).fit_across([train, other], stimuli, latents=12)
+    pictures = shared.predict(test)
+    again = BrainDiffuser.from_pretrained(shared.save_pretrained(tmp_path / "model"))
+    assert_same(again.predict(test), pictures)
+    masks = {area: test.rois[area] for area in ("FFC", "PHA1")}
+    scenes = roi_scenes(again, masks, subject="sim-02")
+    assert [one.subject for one in scenes["FFC"]] == ["sim-02"]
+    with pytest.raises(UsageError, match=r"layers of sim-01, sim-02.*name one of them"):
+        roi_scenes(again, masks)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +246,7 @@ def test_a_second_fit_repeats_no_stage(world, run_of, monkeypatch, pictures):
                   for path in run_of(first).folder.rglob("done.json"))  # fmt: skip
     assert done == ["autoencoder", "generator", "targets_text", "targets_vdvae", "targets_vision",
                     "vdvae", "vision_axes"]  # fmt: skip
-    np.testing.assert_array_equal(pixels(first.predict(world[1])), pixels(pictures))
+    assert_same(first.predict(world[1]), pictures)
     from neurodiff.pipelines import brain_diffuser_training as training
     from neurodiff.pipelines.brain_diffuser_networks import Networks
 
@@ -239,7 +259,7 @@ def test_a_second_fit_repeats_no_stage(world, run_of, monkeypatch, pictures):
     second = recipe_of()
     second.fit(world[0], world[2], run=run_of(second), progress=told)
     assert sum("done before" in line for line in told.lines) == 4
-    np.testing.assert_array_equal(pixels(second.predict(world[1])), pixels(pictures))
+    assert_same(second.predict(world[1]), pictures)
     assert [gate["stage"] for gate in second.gates] == [gate["stage"] for gate in first.gates]
 
 

@@ -9,8 +9,17 @@ import pytest
 
 from neurodiff.analysis.roi_auc import null_areas, roi_auc
 from neurodiff.bridges.factored_ridge import FactoredRidge
+from neurodiff.bridges.roi_patterns import roi_rows
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.training import TrainingSettings
+from neurodiff.datasets.simulated.scene_subject import (
+    PREFERRED,
+    SceneFeatureSpace,
+    plant_scene_subject,
+)
+from neurodiff.datasets.simulated.scenes import make_scenes
+from neurodiff.datasets.simulated.subject import beta_variance
+from neurodiff.features.plain_tokens import WordTokens
 from neurodiff.features.scene_judge import SceneJudge
 from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
 from neurodiff.pipelines.pictures import Picture
@@ -147,6 +156,43 @@ def test_wrong_use_is_told(pipe, rois):
         other, _ = fitted(standardise)
         with pytest.raises(UsageError, match="fit it with standardise='loo'"):
             roi_features(other, rois, across_rows=across)
+
+
+# ------------------------------------------------------------------------------ planted truth
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Text head of a simulated subject: (bridge, masks by area, null areas, directions, kinds)."""
+    scenes = make_scenes(150, split="train", seed=0)
+    features = SceneFeatureSpace(scenes)(scenes)
+    planted = plant_scene_subject(features, median_ceiling=0.4)
+    signal = planted.signal(features)
+    noise = np.random.default_rng(0).standard_normal(signal.shape)
+    x = signal + np.sqrt(beta_variance(planted.rho)) * noise
+    y = WordTokens(width=32).text([scene.captions for scene in scenes.scenes])
+    bridge = FactoredRidge(1.0).fit((x - x.mean(0)) / x.std(0), y)
+    null = null_areas(planted.areas_table())
+    masks = {area: planted.cortex.areas[area] for area in [*PREFERRED, *null]}
+    return bridge, masks, null, scenes
+
+
+@pytest.mark.parametrize("area", PREFERRED)
+def test_a_tuned_area_points_to_what_it_prefers(simulated, area):
+    """Its tokens lie towards the captions of what it prefers, nearer than any null area's do."""
+    bridge, masks, null, scenes = simulated
+    family, what = PREFERRED[area]
+    y = bridge.targets_.block(0, bridge.targets_.shape[1])
+    kinds = np.array([getattr(scene, family) for scene in scenes.scenes])
+    towards = {kind: y[kinds == kind].mean(axis=0) - y.mean(axis=0) for kind in np.unique(kinds)}
+    patterns = bridge.patterns(roi_rows({a: masks[a] for a in [area, *null]}, 8921))[0]
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    own = {kind: cosine(patterns[0], direction) for kind, direction in towards.items()}
+    assert max(own, key=own.get) == what
+    assert own[what] > max(cosine(pattern, towards[what]) for pattern in patterns[1:])
 
 
 # ------------------------------------------------------------------------------ judge and AUC

@@ -83,13 +83,13 @@ def roi_auc(
         other = [judge.score(part, family, what) for part in grey]
         pairs.append((own, other))
         probability = judge.probabilities(images)[family]
-        told = [judge.classes[family][k] for k in probability.argmax(axis=1)]
+        named = [judge.classes[family][k] for k in probability.argmax(axis=1)]
         rows.append(
             {
                 "area": area,
                 "prefers": what,
                 "AUC": _auc(own, np.concatenate(other)),
-                "told as it": float(np.mean([label == what for label in told])),
+                "told as it": float(np.mean([label == what for label in named])),
                 "null told as it": float(np.mean([_share(judge, p, family, what) for p in grey])),
                 "scenes": len(own),
                 "null scenes": sum(len(part) for part in grey),

@@ -33,7 +33,6 @@ from neurodiff.bridges.target_statistics import (
     leave_out_blocks,
     leave_out_errors,
     penalty_grid,
-    rescaling,
     sketch_columns,
     target_statistics,
 )
@@ -56,8 +55,6 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     dtype : "float64", or "float32" to stream in half the memory and time; the kernel is factored
         in float64 in both.
     device : "cpu", or a device of torch, for the heavy products.
-    constant : what becomes of targets that never vary in training: "refuse", or "mean": they are
-        always predicted as their mean.
     block : columns of the targets in memory at a time.
     seed : of the columns on which a head's penalty is chosen.
 
@@ -95,7 +92,6 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         standardise: str = "loo",
         dtype: str = "float64",
         device: str = "cpu",
-        constant: str = "refuse",
         block: int = 4096,
         seed: int = 0,
     ):
@@ -105,7 +101,6 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.standardise = standardise
         self.dtype = dtype
         self.device = device
-        self.constant = constant
         self.block = block
         self.seed = seed
 
@@ -145,7 +140,6 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             "standardise": self.standardise,
             "dtype": dtype,
             "block": self.block,
-            "constant": self.constant,
         }
         self.sketch_r2_ = None
         if self.alpha_per == "target" and len(grid) > 1:
@@ -285,7 +279,6 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         for name, known in (
             ("alpha_per", ("head", "target")),
             ("standardise", ("loo", "test", "none")),
-            ("constant", ("refuse", "mean")),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -335,15 +328,15 @@ class FactoredRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             mean, spread, whose = known.loo_mean[place], known.loo_std[place], "leave-one-out"
         else:
             mean, spread, whose = part.mean(0, np.float64), part.std(0, np.float64), "test"
-        still = spread <= 64 * np.finfo(np.float64).eps * np.abs(mean)
-        flat = np.flatnonzero(still & (known.std[place] > 0))
+        spread = np.where(known.std[place] == 0, 1.0, spread)  # a constant target stays what it is
+        flat = np.flatnonzero(spread <= 64 * np.finfo(np.float64).eps * np.abs(mean))
         if len(flat):
             raise DataError(
                 f"the {whose} predictions of target {place.start + flat[0]} (and {len(flat) - 1} "
                 "more near it) do not vary, so they cannot be re-standardised: give more than one "
                 "distinct trial, or use standardise='none'"
             )
-        scale = rescaling(known.std[place], spread)
+        scale = known.std[place] / spread
         shift = known.mean[place] - mean * scale
         return part * scale.astype(part.dtype) + shift.astype(part.dtype)
 

@@ -27,7 +27,7 @@ import numpy as np
 from neurodiff.bridges.device_algebra import Multiplier, symmetric_eigen
 from neurodiff.bridges.factored_ridge import FactoredRidge
 from neurodiff.bridges.kernel_factor import KernelFactor, float_type
-from neurodiff.bridges.target_statistics import centred_block, rescaling
+from neurodiff.bridges.target_statistics import centred_block
 from neurodiff.core.columns import ColumnSource
 from neurodiff.core.errors import DataError, UsageError
 
@@ -219,12 +219,11 @@ def _stream(
 def _rescaled(
     part: np.ndarray, mean: np.ndarray, std: np.ndarray, bridge: FactoredRidge, place: slice
 ) -> np.ndarray:
-    known = bridge.statistics_.std[place]
-    flat = np.flatnonzero((std <= 0) & (known > 0))
-    if len(flat):
+    std = np.where(bridge.statistics_.std[place] == 0, 1.0, std)  # constant: stays what it is
+    if not (std > 0).all():
         raise DataError(
-            f"predictions of target {place.start + int(flat[0])} through the bottleneck do "
+            f"predictions of target {place.start + int(np.argmin(std))} through the bottleneck do "
             "not vary, so they cannot be re-standardised: fit with standardise='none'"
         )
-    scale = rescaling(known, std)
+    scale = bridge.statistics_.std[place] / std
     return ((part - mean) * scale).astype(part.dtype)

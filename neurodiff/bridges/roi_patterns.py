@@ -99,6 +99,7 @@ def latent_patterns(
         mean, std = rows.mean(axis=0), rows.std(axis=0)
     else:
         mean, std = reference
+    std = np.where(train_std == 0, 1.0, std)  # a constant target stays what it is
     if not (std > 0).all():
         raise DataError(
             f"{int((std <= 0).sum())} of {len(std)} targets do not vary, so patterns cannot be "

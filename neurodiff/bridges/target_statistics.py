@@ -19,8 +19,6 @@ Standardise = Literal["loo", "test", "none"]
 
 #: columns drawn, at most, to choose the penalty of a head
 SKETCH = 1024
-#: what becomes of targets that never vary in training
-Constant = Literal["refuse", "mean"]
 _RUN = 2048  # rows whose sum is taken in the streaming type before float64 takes over
 
 
@@ -129,7 +127,6 @@ def head_statistics(
     standardise: Standardise,
     dtype: np.dtype,
     block: int,
-    constant: Constant = "refuse",
 ) -> TargetStatistics:
     """One pass over a head of one penalty: what ``standardise`` needs of the training trials.
 
@@ -151,8 +148,7 @@ def head_statistics(
             mean[place] = column_means(values, place.start)
             continue
         Y, mean[place] = centred_block(targets, place, dtype)
-        std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        settle_constant(std[place], mean[place], place.start, dtype, constant)
+        std[place] = spread_of(Y, mean[place])
         if standardise == "loo":
             loo_mean[place] = mean[place] + average.astype(dtype) @ Y
             loo_std[place] = np.sqrt(spread.squared_norms(Y) / len(Y))
@@ -167,7 +163,6 @@ def target_statistics(
     standardise: Standardise,
     dtype: np.dtype,
     block: int,
-    constant: Constant = "refuse",
 ) -> tuple[np.ndarray, TargetStatistics]:
     """One pass that chooses a penalty for each target, and what ``standardise`` needs."""
     values, U, _ = factor.eigen
@@ -189,8 +184,7 @@ def target_statistics(
         alpha[place] = chosen
         if standardise == "none":
             continue
-        std[place] = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
-        settle_constant(std[place], mean[place], place.start, dtype, constant)
+        std[place] = spread_of(Y, mean[place])
         predicted = Y - best
         loo_mean[place] = mean[place] + predicted.mean(axis=0, dtype=np.float64)
         loo_std[place] = predicted.std(axis=0, dtype=np.float64)
@@ -230,27 +224,25 @@ def leave_out_blocks(
         yield place, out + mean.astype(dtype)
 
 
-def settle_constant(
-    std: np.ndarray, mean: np.ndarray, first: int, dtype: np.dtype, constant: Constant
-) -> None:
-    """A target that never varies has no scale that predictions could be given back: refused, or
-    its ``std`` set to exactly 0, which stands for "always the mean"."""
-    still = np.flatnonzero(std <= 8 * np.finfo(dtype).eps * np.abs(mean))
-    if len(still) and constant == "refuse":
-        raise DataError(
-            f"target {first + still[0]} is constant over the training trials (and "
-            f"{len(still) - 1} more near it), so predictions cannot be re-standardised: drop "
-            "such targets, or fit with constant='mean' or standardise='none'"
-        )
-    std[still] = 0.0
+def spread_of(Y: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Standard deviation (ddof 0) of centred targets; 0 where only rounding varies.
 
-
-def rescaling(std: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """std / spread for each target; 0 where the target never varied in training."""
-    return np.where(std > 0, std / np.where(std > 0, spread, 1.0), 0.0)
+    An encoder may have dead outputs, so a constant target is no mistake: it is predicted as what it
+    is, since its spread of 0 scales whatever ridge says to nothing.
+    """
+    std = np.sqrt(np.einsum("ij,ij->j", Y, Y) / len(Y))
+    return np.where(std <= 8 * np.finfo(Y.dtype).eps * np.abs(mean), 0.0, std)
 
 
 def _collected(mean, std, loo_mean, loo_std, standardise: Standardise) -> TargetStatistics:
+    if standardise != "none":
+        constant = std == 0
+        if constant.all():
+            raise DataError(
+                f"all {len(std)} targets are constant over the training trials, so there is "
+                "nothing to predict; check the targets"
+            )
+        loo_mean, loo_std = np.where(constant, mean, loo_mean), np.where(constant, 1.0, loo_std)
     return TargetStatistics(
         mean=mean,
         std=None if standardise == "none" else std,

@@ -92,7 +92,8 @@ class PatchTokens:
         _, vectors = np.linalg.eigh((raw - mean).T @ (raw - mean))
         axes = vectors[:, ::-1][:, : self.width].T
         axes = axes * np.sign(axes[np.arange(len(axes)), abs(axes).argmax(axis=1)])[:, None]
-        self._mean, self._axes = mean.astype(np.float32), axes.astype(np.float32)
+        # as it will be read back: another layout in memory would change the last bits of products
+        self._mean, self._axes = mean.astype(np.float32), np.ascontiguousarray(axes, np.float32)
         return self
 
     def arrays(self) -> dict[str, np.ndarray]:

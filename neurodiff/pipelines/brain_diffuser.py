@@ -237,7 +237,6 @@ class BrainDiffuser:
             absolute=settings.absolute,
             standardise=decoder.standardise,
             dtype=decoder.dtype,
-            constant="mean",  # some networks have outputs that never move
             seed=seed,
         )
         return bridge.fit(None, targets, factor=factor)

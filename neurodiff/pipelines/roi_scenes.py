@@ -38,6 +38,7 @@ from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.pipelines.brain_diffuser import BrainDiffuser, Features
 from neurodiff.pipelines.brain_diffuser_settings import HEADS
+from neurodiff.pipelines.brain_diffuser_subjects import SharedInput
 from neurodiff.pipelines.pictures import Picture
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def roi_features(
     *,
     across_rows: bool = False,
     gains: Gains | None = None,
+    subject: str | None = None,
 ) -> Features:
     """Features that each area speaks for, one row an area in the order given.
 
@@ -101,16 +103,18 @@ def roi_features(
     rois : masks over the voxels of the fit by name, such as ``recording.rois``.
     across_rows : as published: latents standardised across the areas, so that each depends on all.
     gains : lengths of the patterns; None for `Gains.of`.
+    subject : of a model of several people, whose input layer the areas are read through.
 
     Raises
     ------
-    UsageError : not fitted, no area, or heads without the statistics that are needed.
+    UsageError : not fitted, no area, no such subject, or heads without the statistics that are
+        needed.
     DataError : a mask of another width or without a voxel; one area alone under ``across_rows``.
     """
     if not pipe.heads:
         raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
     gains = gains or Gains.of(pipe)
-    rows = roi_rows(dict(rois), pipe.heads["text"].factor_.features)
+    rows = _rows(pipe, dict(rois), subject)
     found = {
         "text": roi_tokens(pipe.heads["text"], rows, gains.text),
         "vision": roi_tokens(pipe.heads["vision"], rows, gains.vision),
@@ -133,6 +137,7 @@ def roi_scenes(
     seed: int = 0,
     across_rows: bool = False,
     gains: Gains | None = None,
+    subject: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, list[Picture]]:
     """Pictures of what each area calls for, ``samples`` of each, by the area's name.
@@ -146,12 +151,26 @@ def roi_scenes(
     """
     if samples < 1:
         raise UsageError(f"{samples} samples of each area: nothing to make; give 1 or more")
-    features = roi_features(pipe, rois, across_rows=across_rows, gains=gains)
-    subject = "" if pipe.input is None else pipe.input.subject
-    keys = [(subject, f"roi {name}", 1) for name in rois]
+    features = roi_features(pipe, rois, across_rows=across_rows, gains=gains, subject=subject)
+    who = subject or ("" if pipe.input is None else pipe.input.subject)
+    keys = [(who, f"roi {name}", 1) for name in rois]
     found: dict[str, list[Picture]] = {name: [] for name in rois}
     for sample in range(samples):
         made = pipe.generate(features, keys, sample=sample, seed=seed, progress=progress)
         for name, picture in zip(rois, made, strict=True):
             found[name].append(picture)
     return found
+
+
+def _rows(pipe: BrainDiffuser, rois: dict[str, np.ndarray], subject: str | None) -> np.ndarray:
+    """Areas as rows over what the heads read: voxels, or the shared space of several people."""
+    if not isinstance(pipe.input, SharedInput):
+        return roi_rows(rois, pipe.heads["text"].factor_.features)
+    layers = pipe.input.layers.layers
+    if subject is None or subject not in layers:
+        raise UsageError(
+            f"this model has input layers of {', '.join(layers)}, and an area is one person's; "
+            f"name one of them (subject={subject!r} was given)"
+        )
+    weights = layers[subject].weights
+    return roi_rows(rois, weights.shape[1]) @ weights.T.astype(np.float64)

@@ -70,7 +70,10 @@ def save_pretrained(generator: VersatileDiffusionGenerator, folder: str | Path) 
     place = Path(folder)
     write_json(place / FILES[0], asdict(generator.unet.size))
     save_safetensors(generator.unet.state_dict(), place / FILES[1])
-    write_json(place / FILES[2], plain(dict(generator.vae.config)))
+    config = dict(generator.vae.config)
+    # diffusers keeps a set here, which is written in another order in each process
+    config["_use_default_values"] = sorted(config.get("_use_default_values", ()))
+    write_json(place / FILES[2], plain(config))
     save_safetensors(generator.vae.state_dict(), place / FILES[3])
     null = {"text": generator.null_text, "image": generator.null_image}
     save_safetensors(null, place / FILES[4])
