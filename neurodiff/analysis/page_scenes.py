@@ -105,10 +105,14 @@ def _gates(outcome: SceneOutcome) -> tuple[list[dict], list[str]]:
         passed = bool(way >= bar) if np.isfinite(way) else False
         note = f"95 % {interval}; score {row['mean']:.3f}, base: {row['base'] or 'none'}"
         gate("whole chain", f"way from base to ceiling, {metric}", way, bar, passed, note)
+        told = (
+            f"{way:.0%} of the way from the best baseline without a brain ({row['base']})"
+            if np.isfinite(way)
+            else f"no way to tell: {row['note']}"
+        )
         findings.append(
             f"{metric}: {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), ceiling "
-            f"{table.loc[(CEILING, metric), 'mean']:.3f}; {way:.0%} of the way from the best "
-            "baseline without a brain."
+            f"{table.loc[(CEILING, metric), 'mean']:.3f}; {told}."
         )
     p = float(table.loc[(OURS, TWO_WAY), "p"])
     gate("whole chain", "permutation p of 2-way", p, 0.01, bool(p < 0.01))
