@@ -49,7 +49,7 @@ def main() -> None:
     from neurodiff.datasets.simulated.scenes import make_scenes
     from neurodiff.features.scene_judge import SceneJudge
     from neurodiff.pipelines.brain_diffuser import BrainDiffuser
-    from neurodiff.pipelines.pictures import picture_sheet
+    from neurodiff.pipelines.pictures import as_array, picture_sheet
     from neurodiff.pipelines.roi_scenes import Gains, roi_scenes
 
     progress, seed = Progress.to_stdout(every=30), options.seed
@@ -79,11 +79,17 @@ def main() -> None:
     )
     told = judge.accuracy(test.images, labels(test))
     print(f"judge on 200 true held-out scenes: {told}")
-    ceiling = {
-        what: _auc(judge.score(test.images, family, what), np.array(labels(test)[family]) == what)
-        for family, what in PREFERRED.values()
-    }
-    print(f"its AUC on them: {np.mean(list(ceiling.values())):.3f}")
+    true = pipe.true_features(test.stimuli(), test.ids, seed=seed)
+    made = pipe.generate(true, [("", name, 1) for name in test.ids], seed=seed, progress=progress)
+    drawn = as_array([one.image for one in made])
+    print(f"on pictures generated from their true features: {judge.accuracy(drawn, labels(test))}")
+    print("AUC of what each area prefers, among true scenes and among those pictures:")
+    for area, (family, what) in PREFERRED.items():
+        true_of = np.array(labels(test)[family]) == what
+        parts = (
+            _auc(judge.score(images, family, what), true_of) for images in (test.images, drawn)
+        )
+        print(f"  {area:5} {what:10} " + " ".join(f"{part:.3f}" for part in parts))
     for kind in options.gains:
         gains = Gains() if kind == "published" else Gains.of(pipe)
         for across in (False, True):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import torch
 
 from neurodiff.analysis.roi_auc import null_areas, roi_auc
 from neurodiff.bridges.factored_ridge import FactoredRidge
@@ -205,10 +206,10 @@ def colours():
     images = rng.integers(0, 40, (60, 16, 16, 3), dtype=np.uint8)
     for k, name in enumerate(names):
         images[k, ..., ("red", "green", "blue").index(name)] += 180
-    sides = [("left", "right")[k // 3 % 2] for k in range(60)]
-    for k, side in enumerate(sides):
-        images[k, :, slice(0, 8) if side == "left" else slice(8, 16)] //= 2
-    return images, {"colour": names, "side": sides}
+    heights = [("high", "low")[k // 3 % 2] for k in range(60)]
+    for k, height in enumerate(heights):
+        images[k, slice(0, 8) if height == "high" else slice(8, 16)] //= 2
+    return images, {"colour": names, "height": heights}
 
 
 QUICK = TrainingSettings(steps=40, batch_size=12, learning_rate=1e-2, warmup=4)
@@ -228,6 +229,17 @@ def test_the_judge_learns_and_is_the_same_again(judge, colours):
     p = judge.probabilities(colours[0])["colour"][:, judge.classes["colour"].index("red")]
     np.testing.assert_allclose(
         judge.score(colours[0], "colour", "red"), np.log(p / (1 - p)), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_activations_of_the_judge_lead_to_its_answers(judge, colours):
+    images = colours[0]
+    features = judge.features(images)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(judge.features(images[7:8])[0], features[7], atol=1e-4)
+    logits = judge.heads["colour"](torch.tensor(features)).detach()
+    np.testing.assert_allclose(
+        logits.softmax(-1).numpy(), judge.probabilities(images)["colour"], atol=1e-5
     )
 
 
