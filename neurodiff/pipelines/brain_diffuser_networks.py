@@ -87,13 +87,16 @@ class Shown:
 
 @dataclass
 class Networks:
-    """What turns pictures and captions into features, and features into pictures."""
+    """What turns pictures and captions into features, and features into pictures.
+
+    ``generator`` is None only while it is being trained.
+    """
 
     recipe: BrainDiffuserRecipe
     vdvae: VDVAE
     text: TextEncoder
     vision: VisionEncoder
-    generator: Generator
+    generator: Generator | None
 
     def encode(
         self,

@@ -10,6 +10,7 @@ Published networks are loaded instead, one by one, where the recipe names files.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.safe_io import read_npy
 from neurodiff.core.seeds import item_seed
 from neurodiff.core.training import train
 from neurodiff.diffusion.heads import EPS
@@ -38,6 +40,7 @@ from neurodiff.pipelines.brain_diffuser_settings import (
     BrainDiffuserRecipe,
     GeneratorSettings,
 )
+from neurodiff.pipelines.brain_diffuser_targets import make_targets
 from neurodiff.pipelines.stages import Stages
 from neurodiff.pipelines.versatile_diffusion import Settings, VersatileDiffusionGenerator
 
@@ -82,7 +85,7 @@ def fit_networks(
     if recipe.generator.training is None:
         generator = published_generator(recipe, text, vision)
         return Networks(recipe, vdvae, text, vision, generator)
-    generator = _generator(recipe, shown, (text, vision), seed, stages, inputs, progress)
+    generator = _generator(recipe, shown, (vdvae, text, vision), seed, stages, inputs, progress)
     return Networks(recipe, vdvae, text, vision, generator)
 
 
@@ -152,7 +155,7 @@ def _vdvae(
 def _generator(
     recipe: BrainDiffuserRecipe,
     shown: Shown,
-    encoders: tuple[Any, Any],
+    networks: tuple[VDVAE, Any, Any],
     seed: int,
     stages: Stages,
     inputs: list[str],
@@ -191,21 +194,21 @@ def _generator(
         state=lambda: {**vae.state_dict(), "latent_scale": scale.data},
         restore=restore_vae,
     )
-    text, vision = encoders
+    vdvae, text, vision = networks
     unet = seeded(lambda: DualGuidedUNet(settings.unet), seed, "generator")
     null = torch.tensor(text.null_text()), torch.tensor(vision.null_vision())
 
     def fit_unet(folder: Any, log: Any) -> dict[str, float]:
         latents = _encoded(vae, pictures()) * scale
-        n = len(shown)
+        encoders_only = Networks(recipe, vdvae, text, vision, None)
         tokens = [
-            np.concatenate([part(k, k + 256) for k in range(0, n, 256)])
-            for part in (
-                lambda a, b: text.text(shown.captions(a, b)),
-                lambda a, b: vision.vision(shown.images(a, b)),
-            )
+            make_targets(encoders_only, head, shown, seed=seed, run=stages.run, progress=progress)
+            for head in ("text", "vision")
         ]
-        words, views = (torch.tensor(part) for part in tokens)
+        words, views = (
+            torch.from_numpy(read_npy(part) if isinstance(part, Path) else part).float()
+            for part in tokens
+        )
         return _fit_unet(unet, latents, (words, views), null, settings, seed, folder, log, progress)
 
     stages.do(
