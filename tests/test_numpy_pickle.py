@@ -79,7 +79,7 @@ def test_nothing_is_run(tmp_path, protocol, nested):
         {"weight": range(3)},
         {"weight": np.random.default_rng(0)},
     ],
-    ids=str,
+    ids=["eval", "bytearray", "getattr", "load", "zeros", "OrderedDict", "range", "Generator"],
 )
 def test_any_other_name_is_refused(tmp_path, value):
     with pytest.raises(DataError, match="could run code"):
