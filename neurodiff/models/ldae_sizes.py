@@ -4,7 +4,6 @@ Source: Lozupone et al. 2026, Latent Diffusion Autoencoders, Medical Image Analy
 2504.08635), and its released settings.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,8 +200,8 @@ class LDAESize:
 
         Examples
         --------
-        >>> BASE.latent, math.prod(BASE.latent)
-        ((3, 16, 20, 16), 15360)
+        >>> BASE.latent
+        (3, 16, 20, 16)
         """
         i, j, k = (side // self.autoencoder.factor for side in self.grid)
         return self.unet.channels, i, j, k

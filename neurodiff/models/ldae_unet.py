@@ -1,9 +1,9 @@
 """LDAE's latent U-Net, and the shift of it that a semantic code asks for.
 
 :class:`LatentUNet` predicts the noise of a latent.  It is the U-Net of Dhariwal and Nichol with
-three axes, of which the published network halves only the last two.  :class:`ShiftUNet` has the same
-network as a trunk, and a second decoder that reads the trunk's features and a semantic code: its
-output corrects the score (PDAE's gradient estimator).  Parameters have the published names.
+three axes, of which the published network halves only the last two.  :class:`ShiftUNet` has the
+same network as a trunk, and a second decoder that reads the trunk's features and a semantic code:
+its output corrects the score (PDAE's gradient estimator).  Parameters have the published names.
 
 Sources: Lozupone et al. 2026, LDAE, section on the gradient estimator; Zhang et al. 2022, PDAE,
 NeurIPS; Dhariwal and Nichol 2021, NeurIPS.
@@ -40,7 +40,9 @@ class LatentUNet(nn.Module):
         self.size = size = size or LatentUNetSize()
         self.checkpointing = False
         self.time_embed = nn.Sequential(
-            nn.Linear(size.width, size.embedding), nn.SiLU(), nn.Linear(size.embedding, size.embedding)
+            nn.Linear(size.width, size.embedding),
+            nn.SiLU(),
+            nn.Linear(size.embedding, size.embedding),
         )
         first = nn.Sequential(nn.Conv3d(size.channels, size.width, 3, padding=1))
         self.input_blocks = nn.ModuleList([first, *_way_down(size)])
@@ -191,7 +193,7 @@ def sinusoids(t: Tensor, width: int, longest: float = 10_000.0) -> Float[Tensor,
 
 
 class _Residual(nn.Module):
-    """GN, SiLU, (resize,) convolution; GN scaled and moved by time (and code), SiLU, convolution."""
+    """GN, SiLU, resize, convolution; GN scaled and moved by time and code, SiLU, convolution."""
 
     def __init__(
         self, inside: int, out: int, size: LatentUNetSize, *, resize: int = 0, coded: bool = False
