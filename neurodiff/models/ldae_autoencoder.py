@@ -82,7 +82,8 @@ def autoencoder_size_of(
             widths[-1] = residual[0]
             blocks[-1] += 1
         at += 1
-    if len(set(blocks)) != 1 or blocks[0] < 1 or len(first) != 5:
+    ends = f"encoder.blocks.{at}.weight" in shapes  # the last norm: no block is missing
+    if len(set(blocks)) != 1 or blocks[0] < 1 or len(first) != 5 or not ends:
         raise DataError(
             f"the weights have {blocks} residual blocks a level; expected the same number, in 3D"
         )

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from neurodiff.diffusion.guidance import ALWAYS
 from neurodiff.diffusion.paths import Level, VariancePreserving
-from neurodiff.models.ldae_unet import ShiftUNet
 
 Coefficient = Callable[[Level], Any]
 
@@ -54,7 +53,7 @@ class ShiftDenoiser:
 
     Parameters
     ----------
-    network : trunk and shift.
+    network : `ShiftUNet`, or anything that is called alike and has ``noise``.
     scale : of the shift; 1 as trained.
     coefficient : c by level; :func:`one_coefficient` serves training and sampling.
     interval : smallest and largest sigma / alpha at which the shift acts; outside, only the trunk
@@ -62,7 +61,7 @@ class ShiftDenoiser:
     dtype : of the network, where it is not that of the latents.
     """
 
-    network: ShiftUNet
+    network: Any
     scale: float = 1.0
     coefficient: Coefficient = one_coefficient
     interval: tuple[float, float] = ALWAYS

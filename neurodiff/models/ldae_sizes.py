@@ -4,7 +4,8 @@ Source: Lozupone et al. 2026, Latent Diffusion Autoencoders, Medical Image Analy
 2504.08635), and its released settings.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from neurodiff.core.errors import UsageError
@@ -205,6 +206,19 @@ class LDAESize:
         """
         i, j, k = (side // self.autoencoder.factor for side in self.grid)
         return self.unet.channels, i, j, k
+
+
+def from_plain(cls: type, values: Mapping[str, Any]) -> Any:
+    """Sizes from the values of a JSON file, where a tuple is a list.
+
+    Raises
+    ------
+    UsageError : a name that these sizes do not have, or a value that they refuse.
+    """
+    known = {f.name for f in fields(cls)}
+    if strange := sorted(set(values) - known):
+        raise UsageError(f"{cls.__name__} has no {strange[0]!r}; it has {', '.join(sorted(known))}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -7,6 +7,7 @@ AXIAL; Liu et al. 2022, ConvNeXt, CVPR; Huang et al. 2016 (stochastic depth).
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from neurodiff.core.errors import UsageError
-from neurodiff.models.ldae_sizes import SliceEncoderSize
+from neurodiff.models.ldae_sizes import SliceEncoderSize, from_plain
 
 
 class SliceEncoder(nn.Module):
@@ -51,6 +52,11 @@ class SliceEncoder(nn.Module):
             size.code, size.heads, dropout=size.dropout, batch_first=True
         )
         self.layer_norm_after_attention = nn.LayerNorm(size.code)
+
+    @classmethod
+    def from_sizes(cls, **sizes: Any) -> "SliceEncoder":
+        """A network from the values of a JSON file, such as a bundle's."""
+        return cls(from_plain(SliceEncoderSize, sizes))
 
     def forward(self, volume: Float[Tensor, "n 1 axial i j"]) -> Float[Tensor, "n code"]:
         """Codes of volumes whose axial slices come first (:func:`slices_first`), values in [0, 1].

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from neurodiff.core.errors import UsageError
-from neurodiff.models.ldae_sizes import Axes, LatentUNetSize
+from neurodiff.models.ldae_sizes import Axes, LatentUNetSize, from_plain
 
 
 class LatentUNet(nn.Module):
@@ -49,6 +49,11 @@ class LatentUNet(nn.Module):
         self.middle_block = _middle(size)
         self.output_blocks = nn.ModuleList(_way_up(size))
         self.out = _out(size)
+
+    @classmethod
+    def from_sizes(cls, **sizes: Any) -> "LatentUNet":
+        """A network from the values of a JSON file, such as a bundle's."""
+        return cls(from_plain(LatentUNetSize, sizes))
 
     def forward(
         self, x: Float[Tensor, "n channels i j k"], t: Tensor
