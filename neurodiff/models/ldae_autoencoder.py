@@ -26,8 +26,9 @@ from neurodiff.core.errors import DataError, UsageError
 from neurodiff.models.ldae_sizes import AutoencoderSize
 
 Shape = tuple[int, ...]
-#: Work space of a slab over its input and output: their copies in the layout of the convolution.
-_COPIES = 4
+#: Of a slab's input and output, how often they are there: normalised, padded, and in the layout of
+#: the convolution. Measured on a CPU (benchmarks/ldae_decode.py), with planes of its neighbours.
+_COPIES, _NEIGHBOURS = 3, 3
 _OLD_UPSAMPLING = re.compile(r"^(decoder\.blocks\.\d+)\.conv\.conv\.(weight|bias)$")
 
 
@@ -183,7 +184,7 @@ def decode_memory(network: Any, latent: Shape, *, planes: int = 4, bytes_each: i
     latent : (n, l, x, y, z).
     """
     kept, plane = _memory(network, latent, bytes_each)
-    return kept + plane * (planes + 2)
+    return kept + plane * (planes + _NEIGHBOURS)
 
 
 def planes_within(network: Any, latent: Shape, memory: float, *, bytes_each: int = 4) -> int:
@@ -194,9 +195,9 @@ def planes_within(network: Any, latent: Shape, memory: float, *, bytes_each: int
     UsageError : not even one plane fits.
     """
     kept, plane = _memory(network, latent, bytes_each)
-    planes = int((memory - kept) // plane) - 2
+    planes = int((memory - kept) // plane) - _NEIGHBOURS
     if planes < 1:
-        needed = kept + 3 * plane
+        needed = kept + (1 + _NEIGHBOURS) * plane
         raise UsageError(
             f"decoding latents of shape {latent} takes at least {needed / 1e9:.3g} GB, and "
             f"{memory / 1e9:.3g} GB are allowed; allow more, decode in half precision or fewer "
@@ -223,7 +224,7 @@ def _memory(network: Any, latent: Shape, bytes_each: int) -> tuple[int, int]:
             kept = max(kept, voxels * inside + voxels * inside // 8)
         kept = max(kept, voxels * (inside + width))
         per_plane = voxels // (sides[0] * 2**level)
-        plane = max(plane, per_plane * (inside + max(inside, width)) * _COPIES // 2)
+        plane = max(plane, per_plane * (inside + max(inside, width)) * _COPIES)
         inside = width
     return kept, plane
 

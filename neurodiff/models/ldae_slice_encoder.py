@@ -147,7 +147,8 @@ class _ConvNeXt(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, slices: Tensor) -> Tensor:
         return self.classifier(self.features(slices).mean(dim=(2, 3)))
