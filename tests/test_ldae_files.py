@@ -103,6 +103,32 @@ def test_the_published_folder_gives_the_networks_and_its_protocol(networks, tmp_
     assert torch.equal(loaded.autoencoder.decode(z), networks.autoencoder.decode(z))
 
 
+def test_volumes_to_latents_codes_and_back(networks):
+    volume = torch.rand(2, 1, 16, 16, 6)
+    latents = networks.latents()
+    z = latents.encode(volume)
+    with torch.no_grad():
+        mean, _ = networks.autoencoder.encode(volume)
+        plain = networks.autoencoder.decode(mean)
+    torch.testing.assert_close(z, 0.9 * mean)
+    torch.testing.assert_close(latents.decode(z), plain, rtol=1e-4, atol=1e-4)
+    codes = networks.codes(volume)
+    assert codes.shape == (2, 16)
+    assert not torch.allclose(codes, networks.codes(volume.flip(4)), atol=1e-5)
+    broken = volume.clone()
+    broken[1, 0, 3, 2, 1] = torch.nan
+    for call in (latents.encode, networks.codes):
+        with pytest.raises(DataError, match="volumes hold NaN or infinity in item 1"):
+            call(broken)
+    with pytest.raises(DataError, match="latents hold NaN or infinity in item 0"):
+        latents.decode(torch.full_like(z, torch.inf))
+    bare = LDAENetworks(networks.autoencoder)
+    with pytest.raises(UsageError, match="without the scale"):
+        bare.latents()
+    with pytest.raises(UsageError, match="no semantic encoder"):
+        bare.codes(volume)
+
+
 def test_positions_in_another_layout_are_the_same_numbers(networks, tmp_path):
     state = published(networks.encoder)
     state["positional_encoding.pe"] = state["positional_encoding.pe"].transpose(0, 1)

@@ -1,6 +1,7 @@
 """LDAE's U-Net, shift U-Net and slice encoder: golden numbers, freezing, sizes, wrong input."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,34 @@ def test_start_from_a_trunk_gives_its_noise_and_no_shift():
     noise, shift = network(x, t, torch.randn(1, 6))
     assert torch.equal(noise, trunk(x, t))
     assert not shift.any()
+
+
+def test_stages_two_and_three_learn_a_batch():
+    """Both by the core's objective: the trunk first, then the shift on the frozen trunk."""
+    generator = torch.Generator().manual_seed(0)
+    code = torch.eye(4, 6)
+    x = code[:, :3, None, None, None] * torch.ones(4, 3, 2, 4, 4)  # the code says which scan
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ShiftUNet(replace(SMALL, dropout=0.0))
+
+    def trained(cond, weight):
+        chosen = [p for p in network.parameters() if p.requires_grad]
+        optimiser, losses = torch.optim.Adam(chosen, 2e-3), []
+        objective = Objective(linear(1000), EPS, weight)
+        for _ in range(40):
+            loss = objective(ShiftDenoiser(network), x, cond, generator=generator)["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        return sum(losses[:5]), sum(losses[-5:])
+
+    first, last = trained(None, lambda level: 1.0)
+    assert last < 0.6 * first
+    network.freeze_trunk()
+    first, last = trained(code, snr_power())
+    assert last < 0.8 * first
 
 
 def test_checkpointing_changes_no_gradient():

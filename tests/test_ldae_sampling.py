@@ -145,12 +145,15 @@ def test_exact_encoding_is_undone_by_ddim_and_explicit_is_not(batch):
     assert float((back - x).abs().max()) > 1e-2
 
 
-def test_exact_encoding_of_a_network_is_as_good_as_its_residual(network, batch):
+def test_exact_encoding_is_nearer_on_a_network_too(network, batch):
     x, code = batch
     sampler = LatentSampler(network, SamplingSettings(steps=3, iterations=20))
-    exact = sampler.encode(x, code)
-    off = float((sampler.decode(code, exact.noise) - x).norm() / x.norm())
-    assert off < 3 * 100 * exact.residual < 0.1  # a step moves an error by at most alpha / alpha
+
+    def off(method):
+        noise = sampler.encode(x, code, method=method).noise
+        return float((sampler.decode(code, noise) - x).norm() / x.norm())
+
+    assert off("exact") < off("ddim") / 5
 
 
 def test_another_code_leads_elsewhere(network, batch):

@@ -19,7 +19,14 @@ from torch import Tensor
 from neurodiff.core.atomic import atomic_write, save_safetensors, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.safe_io import load_weights, read_json
-from neurodiff.models.ldae_autoencoder import autoencoder, autoencoder_size_of, current_names
+from neurodiff.diffusion.latents import Latents
+from neurodiff.models.ldae_autoencoder import (
+    autoencoder,
+    autoencoder_size_of,
+    current_names,
+    decode_in_slabs,
+    encode,
+)
 from neurodiff.models.ldae_names import (
     WHAT,
     Part,
@@ -31,8 +38,9 @@ from neurodiff.models.ldae_names import (
     unet_size_of,
 )
 from neurodiff.models.ldae_sizes import LatentUNetSize, SliceEncoderSize, from_plain
-from neurodiff.models.ldae_slice_encoder import SliceEncoder
+from neurodiff.models.ldae_slice_encoder import SliceEncoder, slices_first
 from neurodiff.models.ldae_unet import LatentUNet, ShiftUNet
+from neurodiff.pipelines.ldae_sampling import check_finite
 
 #: What the published latents were multiplied with: one over the SD of one training batch.
 PUBLISHED_SCALE = 0.8730
@@ -61,6 +69,46 @@ class LDAENetworks:
     encoder: SliceEncoder | None = None
     latent_scale: float | None = None
     protocol: str = "neurodiff-1"
+
+    def latents(self, *, memory: float | None = None) -> Latents:
+        """Volumes (n, 1, i, j, k) in [0, 1] to latents of the diffusion, and back in slabs.
+
+        memory : bytes that the decoding may take above the weights (`decode_in_slabs`).
+
+        Raises
+        ------
+        UsageError : the files did not say what latents are multiplied with.
+        """
+        if self.latent_scale is None:
+            raise UsageError(
+                "these weights come without the scale of their latents; give latent_scale, one "
+                "over the SD of the latents of training scans"
+            )
+
+        @torch.no_grad()
+        def mean(volume: Tensor) -> Tensor:
+            check_finite("volumes", volume)
+            return encode(self.autoencoder, volume)[0]
+
+        def decode(z: Tensor) -> Tensor:
+            check_finite("latents", z)
+            return decode_in_slabs(self.autoencoder, z, memory=memory)
+
+        return Latents(mean, decode, std=1 / self.latent_scale)
+
+    @torch.no_grad()
+    def codes(self, volume: Tensor) -> Tensor:
+        """Semantic codes (n, code) of volumes (n, 1, i, j, k) in [0, 1], in the image's axes.
+
+        Raises
+        ------
+        UsageError : no semantic encoder, or a volume that it does not read.
+        DataError : NaN or infinity.
+        """
+        if self.encoder is None:
+            raise UsageError("these weights have no semantic encoder; give encoder.pth as well")
+        check_finite("volumes", volume)
+        return self.encoder(slices_first(volume))
 
 
 def load_ldae(folder: str | Path) -> LDAENetworks:

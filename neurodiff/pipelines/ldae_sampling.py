@@ -256,12 +256,7 @@ class LatentSampler:
 
     def _checked(self, name: str, x: Tensor) -> Tensor:
         """``x`` in the type of the walk; the network itself checks its shape."""
-        finite = torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x)
-        if not bool(finite.all()):
-            raise DataError(
-                f"{name} hold NaN or infinity in item {int((~finite).nonzero()[0])}; encode that "
-                "scan again, or leave it out"
-            )
+        check_finite(name, x)
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def _codes(self, codes: Tensor | None, items: int) -> Tensor | None:
@@ -273,6 +268,16 @@ class LatentSampler:
                 f"{self.network.size.semantic}), one for each latent"
             )
         return self._checked("semantic codes", codes)
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise DataError that names the first item of ``x`` (items, ...) with NaN or infinity."""
+    finite = torch.isfinite(x).reshape(len(x), -1).all(1) if x.ndim else torch.isfinite(x)[None]
+    if not bool(finite.all()):
+        raise DataError(
+            f"{name} hold NaN or infinity in item {int((~finite).nonzero()[0])}; make them again "
+            "from a whole scan, or leave that one out"
+        )
 
 
 def scan_generator(seed: int, *, subject: object, scan: object, sample: int = 0) -> torch.Generator:
