@@ -22,12 +22,11 @@ from neurodiff.models.ldae_sizes import (
 )
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import LatentUNet, ShiftUNet
+from neurodiff.pipelines.ldae_bundles import export_bundle, import_bundle
 from neurodiff.pipelines.ldae_files import (
     PUBLISHED_SCALE,
     LDAENetworks,
     convert_lightning,
-    export_bundle,
-    import_bundle,
     load_autoencoder,
     load_encoder,
     load_ldae,
@@ -314,7 +313,10 @@ def test_a_bundle_of_monai_with_old_names_is_read(networks, tmp_path):
     }
     unet = DiffusionModelUNet(channels=[8, 16], include_fc=True, **unet_config).eval()
     config = {
+        "imports": ["$import torch"],
         "groups": 8,
+        "network_def": "@autoencoder_def",
+        "autoencoder": "$@autoencoder_def.to('cpu')",
         "autoencoder_def": {"_target_": "AutoencoderKL", "norm_num_groups": "@groups"},
         "diffusion_def": {
             "_target_": "generative.networks.nets.DiffusionModelUNet",

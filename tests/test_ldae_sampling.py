@@ -289,6 +289,15 @@ def test_a_scan_decodes_alike_in_any_batch(network, batch):
         torch.testing.assert_close(whole[1:], alone, rtol=1e-9, atol=1e-9)
 
 
+def test_a_network_in_half_precision_walks_in_float32(batch):
+    x, code = (v.float() for v in batch)
+    sampler = LatentSampler(small_network().bfloat16(), SamplingSettings(steps=3))
+    latents = sampler.decode(code, x.bfloat16())
+    assert latents.dtype == torch.float32
+    full = LatentSampler(small_network().float(), SamplingSettings(steps=3))
+    assert float((latents - full.decode(code, x)).norm() / latents.norm()) < 0.1
+
+
 def test_slerp_keeps_the_length_and_ends_where_it_should():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))

@@ -230,7 +230,7 @@ class _Residual(nn.Module):
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.resize < 0:
-            return F.avg_pool3d(x, self.stride, self.stride)
+            return _averaged(x, self.stride)
         return F.interpolate(x, scale_factor=_floats(self.stride)) if self.resize else x
 
 
@@ -263,6 +263,13 @@ def _through(block: nn.Module, x: Tensor, time: Tensor, code: Tensor | None = No
 def _modulated(h: Tensor, embedded: Tensor) -> Tensor:
     scale, shift = embedded[:, :, None, None, None].chunk(2, dim=1)
     return h * (1 + scale) + shift
+
+
+def _averaged(x: Tensor, stride: Axes) -> Tensor:
+    """Means of boxes; ``avg_pool3d`` is not there in half precision on a CPU."""
+    i, j, k = stride
+    boxes = x.unflatten(4, (-1, k)).unflatten(3, (-1, j)).unflatten(2, (-1, i))
+    return boxes.mean(dim=(3, 5, 7))
 
 
 def _levels(size: LatentUNetSize) -> list[tuple[int, bool]]:
