@@ -169,7 +169,8 @@ def decode_in_slabs(
         elif isinstance(block, torch.nn.GroupNorm):  # only the last: no activation after it
             pending = _normalised(x, block, planes)
         elif isinstance(block, Upsample) and hasattr(block, "postconv"):
-            x = _upsampled(x, block.postconv.conv, planes)
+            after: Any = block.postconv
+            x = _upsampled(x, after.conv, planes)
         elif isinstance(block, Convolution):
             x = _convolved(x, block.conv, planes, pending)
             pending = None
