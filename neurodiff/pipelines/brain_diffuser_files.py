@@ -161,9 +161,16 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def model_fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Hash of all that decides a prediction: recipe and files, not when they were saved."""
-    index = _index(model_folder(folder))
-    decisive = {"recipe": index["recipe"], "components": index["components"]}
+    """Hash of all that decides a prediction: recipe and files, not when they were saved, nor where
+    the targets lie: a run that was moved is the same run."""
+    place = model_folder(folder)
+    index = _index(place)
+    components = dict(index["components"])
+    for head in HEADS:
+        notes = read_json(place / "decoder" / head / "bridge.json")
+        notes["targets"] = {k: v for k, v in notes["targets"].items() if k != "path"}
+        components[f"decoder/{head}/bridge.json"] = notes
+    decisive = {"recipe": index["recipe"], "components": components}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
