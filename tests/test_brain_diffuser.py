@@ -285,7 +285,7 @@ def test_a_run_can_be_moved_and_its_targets_are_watched(world, run_of, tmp_path,
     with pytest.raises(DataError, match="SHA-256"):
         BrainDiffuser.from_pretrained(tmp_path / "moved")
     moved.unlink()
-    with pytest.raises(MissingDataError):
+    with pytest.raises(MissingDataError, match=r"text decoder .* copy its whole run folder"):
         BrainDiffuser.from_pretrained(tmp_path / "moved")
 
 

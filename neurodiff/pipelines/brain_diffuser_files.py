@@ -129,7 +129,16 @@ def from_pretrained(folder: str | os.PathLike[str]) -> BrainDiffuser:
     for head in HEADS:
         beside = index.get("targets", {}).get(head)
         moved = place / beside if beside and (place / beside).is_file() else None
-        bridge = load_ridge(place / "decoder" / head, targets=moved, factor=factor)
+        try:
+            bridge = load_ridge(place / "decoder" / head, targets=moved, factor=factor)
+        except MissingDataError as error:
+            if moved is None and beside:
+                raise MissingDataError(
+                    f"the training features of the {head} decoder are neither at "
+                    f"{os.path.normpath(place / beside)} nor where they were when it was fitted "
+                    f"({error}); a model refers to them: move or copy its whole run folder"
+                ) from None
+            raise
         pipe.heads[head], factor = bridge, bridge.factor_
     return pipe
 
