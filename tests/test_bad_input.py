@@ -138,7 +138,7 @@ def test_what_is_no_run_or_no_model(tmp_path, run):
     source = tmp_path / "a.npy"
     np.save(source, np.zeros((2, FEATURES), np.float32))
     text = refused(DATA, "reconstruct", source, tmp_path / "out", "--model", tmp_path)
-    assert "is no MinD-3D model" in text
+    assert "is no fitted model" in text
     text = refused(DATA, "reconstruct", tmp_path / "b.npy", tmp_path, "--model", run.folder)
     assert "b.npy does not exist" in text
 

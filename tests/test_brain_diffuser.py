@@ -285,7 +285,7 @@ def test_a_run_can_be_moved_and_its_targets_are_watched(world, run_of, tmp_path,
     with pytest.raises(DataError, match="SHA-256"):
         BrainDiffuser.from_pretrained(tmp_path / "moved")
     moved.unlink()
-    with pytest.raises(MissingDataError):
+    with pytest.raises(MissingDataError, match=r"text decoder .* copy its whole run folder"):
         BrainDiffuser.from_pretrained(tmp_path / "moved")
 
 
@@ -427,6 +427,26 @@ def test_named_files_that_are_not_there(world, tmp_path):
         (["low_level.latents=0"], "this VDVAE has 4 blocks"),
         (["generator.autoencoder=null"], "needs generator.autoencoder"),
         (["decoder.standardize=loo"], "standardize"),
+        (["decoder.text.alphas=[-1.0]"], r"decoder\.text\.alphas is \[-1\.0\]"),
+        (["decoder.vdvae.alphas=[]"], r"decoder\.vdvae\.alphas is \[\]"),
+        (["low_level.temperature=-1.0"], r"low_level\.temperature is -1"),
+        (["low_level.training.steps=0"], r"low_level\.training\.steps is 0"),
+        (["generator.training.learning_rate=0.0"], "learning_rate is 0"),
+        (["generator.autoencoder.training.batch_size=0"], "batch_size is 0"),
+        (["generator.steps=0"], r"generator\.steps is 0"),
+        (["generator.strength=2.0"], r"generator\.strength is 2"),
+        (["generator.mix=1.5"], r"generator\.mix is 1\.5"),
+        (["generator.batch=0"], r"generator\.batch is 0"),
+        (["generator.condition_dropout=2.0"], r"generator\.condition_dropout is 2"),
+        (["generator.side=60"], "need a multiple of 16"),
+        (["generator.unet.latent_channels=8"], "give both the same"),
+        (["generator.unet.groups=7"], "no multiple of 7 groups"),
+        (["generator.autoencoder.groups=7"], "multiples of its 7 groups"),
+        (["tokens.width=16"], "tokens of kind plain have 16 and 16"),
+        (
+            ["protocol=brain-diffuser-2023", "decoder.standardise=test", "generator.strength=1.0"],
+            "starts at the noisiest",
+        ),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(overrides, sentence):

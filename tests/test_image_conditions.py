@@ -93,6 +93,18 @@ def test_a_ceiling_below_the_base_gives_no_share(scorer):
     assert "no better than" in row.note
 
 
+def test_a_ceiling_that_is_not_told_from_the_base_gives_no_share(scorer):
+    """The ratio to a gap near zero could be any number, and would pass any bar."""
+    hidden = {"blind": ("no-brain baseline", answers(0.9, seed=900))}
+    found = image_conditions(scorer, answers(0.1), ceiling=answers(0.897, seed=901), others=hidden)
+    table = found.table.set_index(["condition", "metric"])
+    assert table.loc[(CEILING, "PixCorr"), "mean"] > table.loc[("blind", "PixCorr"), "mean"]
+    row = table.loc[(OURS, "PixCorr")]
+    assert row.base == "blind"
+    assert np.isnan([row.share, row.share_low, row.share_high]).all()
+    assert "not told apart" in row.note
+
+
 def test_the_random_baselines_are_the_same_in_any_order(scorer):
     one, two = (
         image_conditions(scorer, items).evaluations for items in (answers(0.5), answers(0.5)[::-1])

@@ -196,6 +196,24 @@ def test_settings_and_options_that_do_not_fit(tmp_path):
     assert not list(tmp_path.glob("brain*"))
 
 
+def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path):
+    fit = ["fit", "brain_diffuser_official", "--data", "nsd", "--root", tmp_path / "no_data"]
+    here, gone = tmp_path / "here", tmp_path / "gone"
+    here.mkdir()
+    named = {"low_level.weights": here, "tokens.folder": here, "generator.folder": here}
+    assert call(*fit, "--out", tmp_path, code=2).stderr.count("=PATH") == 3
+    for key in named:
+        rest = [f"-s{other}={path}" for other, path in named.items() if other != key]
+        error = call(*fit, *rest, "--out", tmp_path, code=2).stderr
+        assert error.count("\n") == 1
+        assert f"{key} names none: give -s {key}=PATH" in error
+        error = call(*fit, *rest, f"-s{key}={gone}", "--out", tmp_path, code=3).stderr
+        assert f"{gone} does not exist; {key} names it" in error
+    complete = [f"-s{key}={path}" for key, path in named.items()]
+    assert "no_data is not a folder" in call(*fit, *complete, "--out", tmp_path, code=3).stderr
+    assert not list(tmp_path.glob("brain*"))
+
+
 # ---------------------------------------------------------------------------------- reconstruct
 
 

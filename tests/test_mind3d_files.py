@@ -155,8 +155,12 @@ def test_disk_full_leaves_the_earlier_model(fitted, copy, monkeypatch):
 
 
 def test_no_model_there(tmp_path):
-    with pytest.raises(MissingDataError, match="is no MinD-3D model"):
+    with pytest.raises(MissingDataError, match="is no fitted model"):
         MinD3D.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").write_text('{"format": "neurodiff-brain-diffuser-1"}')
+    with pytest.raises(DataError, match="has format 'neurodiff-brain-diffuser-1'"):
+        MinD3D.from_pretrained(tmp_path / "other")
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(MissingDataError, match="has no fitted model"):
         MinD3D.from_pretrained(tmp_path)

@@ -212,4 +212,6 @@ def _share(found: dict, row: dict, base: str, *, up: bool, seed: int) -> dict:
     if (best <= floor) if up else (best >= floor):
         return {"note": f"the ceiling is no better than {base}"}
     way = way_to_ceiling(*values.T.copy(), seed=seed)
+    if np.isnan(way.low):  # a ratio to a gap that may be nothing: it could be any number
+        return {"note": way.note}
     return {"share": way.value, "share_low": way.low, "share_high": way.high, "note": way.note}

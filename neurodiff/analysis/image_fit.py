@@ -17,7 +17,7 @@ import numpy as np
 from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
-from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MODEL = "model"
 NSD = ("nsd",)  # readers whose sessions are those of the published tables
 CLIP_SHAPES = {"text": (77, 768), "vision": (257, 768)}
-SENTENCE_WIDTH = 384  # of the packaged sentence encoder
 
 
 def fit_images(
@@ -60,6 +59,8 @@ def fit_images(
 
     progress = Progress.to_stdout()
     settings = load(recipe, BrainDiffuserRecipe, list(overrides))
+    if not dry_run:
+        require_networks(settings)
     source = Source.of(data, root, subject)
     recording, stimuli = source.open(progress)
     train = trials_of(recording, "train")
@@ -102,6 +103,28 @@ def fit_images(
     pipe.save_pretrained(folder / MODEL)
     run.touch()
     return folder
+
+
+def require_networks(settings: BrainDiffuserRecipe) -> None:
+    """Complain of networks before the data are read, which takes minutes for a release.
+
+    Raises
+    ------
+    UsageError : published networks that the recipe does not name; lists them all.
+    MissingDataError : one that is named and is not there.
+    """
+    from neurodiff.pipelines.brain_diffuser_settings import named_networks, unnamed_networks
+
+    lacking = unnamed_networks(settings)
+    if lacking:
+        options = " ".join(f"-s {key}=PATH" for key in lacking)
+        raise UsageError(
+            f"recipe {settings.name} reads published networks, and {' and '.join(lacking)} "
+            f"{'names' if len(lacking) == 1 else 'name'} none: give {options}"
+        )
+    for key, path in named_networks(settings).items():
+        if not Path(path).expanduser().exists():
+            raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
 
 
 def _is_fitted(folder: Path, progress: Progress) -> bool:
@@ -169,6 +192,8 @@ def plan_text(settings: BrainDiffuserRecipe, source: Source, recording: Recordin
 
 def head_shapes(settings: BrainDiffuserRecipe) -> dict[str, tuple[int, ...]]:
     """Shape of one item's targets of each head, without any network."""
+    from neurodiff.pipelines.brain_diffuser_settings import SENTENCE_WIDTH
+
     low, tokens = settings.low_level, settings.tokens
     flat = sum(int(np.prod(shape)) for shape in low.size.latent_shapes(low.latents))
     if tokens.kind == "clip":

@@ -129,7 +129,16 @@ def from_pretrained(folder: str | os.PathLike[str]) -> BrainDiffuser:
     for head in HEADS:
         beside = index.get("targets", {}).get(head)
         moved = place / beside if beside and (place / beside).is_file() else None
-        bridge = load_ridge(place / "decoder" / head, targets=moved, factor=factor)
+        try:
+            bridge = load_ridge(place / "decoder" / head, targets=moved, factor=factor)
+        except MissingDataError as error:
+            if moved is None and beside:
+                raise MissingDataError(
+                    f"the training features of the {head} decoder are neither at "
+                    f"{os.path.normpath(place / beside)} nor where they were when it was fitted "
+                    f"({error}); a model refers to them: move or copy its whole run folder"
+                ) from None
+            raise
         pipe.heads[head], factor = bridge, bridge.factor_
     return pipe
 
@@ -161,9 +170,16 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def model_fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Hash of all that decides a prediction: recipe and files, not when they were saved."""
-    index = _index(model_folder(folder))
-    decisive = {"recipe": index["recipe"], "components": index["components"]}
+    """Hash of all that decides a prediction: recipe and files, not when they were saved, nor where
+    the targets lie: a run that was moved is the same run."""
+    place = model_folder(folder)
+    index = _index(place)
+    components = dict(index["components"])
+    for head in HEADS:
+        notes = read_json(place / "decoder" / head / "bridge.json")
+        notes["targets"] = {k: v for k, v in notes["targets"].items() if k != "path"}
+        components[f"decoder/{head}/bridge.json"] = notes
+    decisive = {"recipe": index["recipe"], "components": components}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,8 +9,11 @@ from neurodiff.core.errors import UsageError
 from neurodiff.core.training import TrainingSettings
 from neurodiff.models.vdvae_size import IMAGENET64, VDVAESize
 from neurodiff.models.versatile_diffusion import PUBLISHED, DualUNetSize
+from neurodiff.pipelines.generators import check_options
 
 HEADS = ("vdvae", "text", "vision")
+SENTENCE_WIDTH = 384  # of the packaged sentence encoder
+CLIP_WIDTH = 768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,114 @@ class BrainDiffuserRecipe:
                 f"low_level.latents is {self.low_level.latents}; this VDVAE has "
                 f"{len(self.low_level.size.decoder_blocks)} blocks"
             )
-        trained = self.generator.folder is None and self.generator.training is not None
-        if trained and self.generator.autoencoder is None:
-            raise UsageError("a generator that is trained needs generator.autoencoder")
+        if not self.low_level.temperature >= 0:
+            raise UsageError(
+                f"low_level.temperature is {self.low_level.temperature}; give 0 or more"
+            )
+        for head in HEADS:
+            alphas = getattr(self.decoder, head).alphas
+            if not alphas or not all(0 < a < float("inf") for a in alphas):
+                raise UsageError(
+                    f"decoder.{head}.alphas is {list(alphas)}; give positive numbers, at least one"
+                )
+        _check_trainings(self)
+        _check_generator(self.generator)
+        if self.protocol == "brain-diffuser-2023" and self.generator.strength == 1:
+            raise UsageError(
+                "protocol brain-diffuser-2023 noises to the level before the first, and "
+                "generator.strength 1 starts at the noisiest; lower it, or use neurodiff-1"
+            )
+        if self.generator.training is not None:
+            _check_trained(self.generator, self.tokens)
+
+
+def unnamed_networks(recipe: BrainDiffuserRecipe) -> list[str]:
+    """Keys of published networks that the recipe neither trains nor names."""
+    low, tokens, generator = recipe.low_level, recipe.tokens, recipe.generator
+    lacking = {
+        "low_level.weights": low.training is None and low.weights is None,
+        "tokens.folder": tokens.kind == "clip" and tokens.folder is None,
+        "generator.folder": generator.training is None and generator.folder is None,
+    }
+    return [key for key, lacks in lacking.items() if lacks]
+
+
+def named_networks(recipe: BrainDiffuserRecipe) -> dict[str, str]:
+    """Key -> path of each published network that the recipe reads."""
+    low, tokens, generator = recipe.low_level, recipe.tokens, recipe.generator
+    named = {
+        "low_level.weights": low.weights if low.training is None else None,
+        "tokens.folder": None if tokens.kind == "plain" else tokens.folder,
+        "generator.folder": generator.folder if generator.training is None else None,
+    }
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def _check_trainings(recipe: BrainDiffuserRecipe) -> None:
+    """What would fail when the networks before it are trained."""
+    autoencoder = recipe.generator.autoencoder
+    for key, training in (
+        ("low_level", recipe.low_level.training),
+        ("generator.autoencoder", None if autoencoder is None else autoencoder.training),
+        ("generator", recipe.generator.training),
+    ):
+        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every", "accumulate"):
+            value = 1 if training is None else getattr(training, name)
+            if not value > 0:
+                raise UsageError(f"{key}.training.{name} is {value}; give a positive number")
+
+
+def _check_generator(settings: GeneratorSettings) -> None:
+    """What would fail at the first picture, when all is trained."""
+    try:
+        check_options(
+            strength=settings.strength,
+            guidance=settings.guidance,
+            mix=settings.mix,
+            steps=settings.steps,
+        )
+    except UsageError as error:
+        raise UsageError(f"generator.{error}") from None
+    for key, value, fits in (
+        ("batch", settings.batch, settings.batch >= 1),
+        ("side", settings.side, settings.side >= 1),
+        ("condition_dropout", settings.condition_dropout, 0 <= settings.condition_dropout <= 1),
+        ("condition_noise", settings.condition_noise, settings.condition_noise >= 0),
+    ):
+        if not fits:
+            wanted = "a share from 0 to 1" if key == "condition_dropout" else "a positive number"
+            raise UsageError(f"generator.{key} is {value}; give {wanted}")
+
+
+def _check_trained(settings: GeneratorSettings, tokens: TokenSettings) -> None:
+    """A small generator's parts fit each other, its tokens and its pictures."""
+    unet, vae = settings.unet, settings.autoencoder
+    if vae is None:
+        raise UsageError("a generator that is trained needs generator.autoencoder")
+    widths = {
+        "plain": (tokens.width, tokens.width),
+        "packaged": (SENTENCE_WIDTH, tokens.width),
+        "clip": (CLIP_WIDTH, CLIP_WIDTH),
+    }[tokens.kind]
+    if (unet.text_width, unet.image_width) != widths:
+        raise UsageError(
+            f"generator.unet reads tokens of {unet.text_width} (text_width) and "
+            f"{unet.image_width} (image_width) numbers; tokens of kind {tokens.kind} have "
+            f"{widths[0]} and {widths[1]}"
+        )
+    if unet.latent_channels != vae.latent_channels:
+        raise UsageError(
+            f"generator.unet.latent_channels is {unet.latent_channels} and that of "
+            f"generator.autoencoder {vae.latent_channels}; give both the same"
+        )
+    if not vae.channels or any(width % vae.groups for width in vae.channels):
+        raise UsageError(
+            f"generator.autoencoder.channels are {list(vae.channels)}; give multiples of its "
+            f"{vae.groups} groups"
+        )
+    multiple = vae.patch * 2 ** (len(vae.channels) + len(unet.channels) - 2)
+    if settings.side % multiple:
+        raise UsageError(
+            f"generator.side is {settings.side}; patches and halvings of this generator need a "
+            f"multiple of {multiple}"
+        )

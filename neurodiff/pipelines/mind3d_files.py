@@ -160,7 +160,7 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
     for candidate in (place, place / "model"):
         if is_model(candidate):
             return candidate
-    what = "has no fitted model" if (place / "run.json").is_file() else "is no MinD-3D model"
+    what = "has no fitted model" if (place / "run.json").is_file() else "is no fitted model"
     raise MissingDataError(
         f"{place} {what} (there is no {INDEX}); give a folder of save_pretrained, or of a run that "
         "`neurodiff fit` finished"
