@@ -237,6 +237,17 @@ def test_items_are_what_predict_gives(decoded, pipe, tested):
     assert np.abs(difference).max() <= 1  # another batch, so rounding alone
 
 
+def test_means_stay_means_of_as_many_trials(copy, pipe, tested):
+    """Of a data set that comes averaged, such as NSD's 37 sessions."""
+    means = tested[0].mean_repeats().select([0, 1, 2])
+    decode_pictures(copy, pipe, "model", means, Source.of("simulated_scenes_tiny", None, None))
+    stored = stored_pictures(copy)
+    assert [one.picture.repeat for one in stored] == [3, 3, 3]
+    for one, picture in zip(stored, pipe.predict(means, seed=copy.seed), strict=True):
+        assert one.picture.stimulus == picture.stimulus
+        np.testing.assert_array_equal(one.picture.image, picture.image)
+
+
 def test_a_second_reconstruct_and_evaluate_generate_nothing(decoded, monkeypatch):
     forbid(monkeypatch)
     assert (

@@ -177,7 +177,8 @@ class ImageScorer:
         """
         found = []
         at = {index: k for k, index in enumerate(scored.index)}
-        for (subject, *_), part in scored.groupby(["subject", "repeat", "sample"], sort=False):
+        ranked = scored.assign(answer=answer_ranks(scored))
+        for (subject, *_), part in ranked.groupby(["subject", "answer", "sample"], sort=False):
             part = part.sort_values("stimulus")
             names = list(part["stimulus"])
             key = item_seed(self.seed, subject="", stimulus="\n".join(names), stage="pairing")
@@ -304,6 +305,20 @@ class ImageScorer:
         """What networks are handed: uint8, at the size in which a protocol holds pictures."""
         stored = self.rules.stored
         return picture if stored is None else square(picture, stored, rule="bilinear")
+
+
+def answer_ranks(table: pd.DataFrame) -> pd.Series:
+    """Which answer to its stimulus each item is, from 0, by repeat.
+
+    Answers of one rank are compared with each other. It is not the column repeat itself: of a mean
+    over trials that is their number, and means of two and of three trials belong together.
+
+    Parameters
+    ----------
+    table : columns subject, stimulus, repeat, sample.
+    """
+    keys = ["subject", "stimulus", "sample"]
+    return table.sort_values("repeat", kind="stable").groupby(keys).cumcount().loc[table.index]
 
 
 def as_uint8(image: Any) -> np.ndarray:
