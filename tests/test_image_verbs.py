@@ -196,7 +196,7 @@ def test_settings_and_options_that_do_not_fit(tmp_path):
     assert not list(tmp_path.glob("brain*"))
 
 
-def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path):
+def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path, monkeypatch):
     fit = ["fit", "brain_diffuser_official", "--data", "nsd", "--root", tmp_path / "no_data"]
     here, gone = tmp_path / "here", tmp_path / "gone"
     here.mkdir()
@@ -210,6 +210,11 @@ def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path):
         error = call(*fit, *rest, f"-s{key}={gone}", "--out", tmp_path, code=3).stderr
         assert f"{gone} does not exist; {key} names it" in error
     complete = [f"-s{key}={path}" for key, path in named.items()]
+    devices = [f"{part}.device" for part in ("low_level", "tokens", "generator")]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = call(*fit, *complete, "--out", tmp_path, code=2).stderr
+    assert f"{' and '.join(devices)} are cuda, and torch finds no such device" in error
+    complete += [f"-s{key}=cpu" for key in devices]
     assert "no_data is not a folder" in call(*fit, *complete, "--out", tmp_path, code=3).stderr
     assert not list(tmp_path.glob("brain*"))
 

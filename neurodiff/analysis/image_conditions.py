@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.evaluation import answer_ranks
 from neurodiff.analysis.figures import role_of
 from neurodiff.analysis.image_protocols import image_quantity
-from neurodiff.analysis.image_scorer import ImageScorer, alike, answer_ranks, as_uint8
+from neurodiff.analysis.image_scorer import ImageScorer, alike, as_uint8
 from neurodiff.analysis.image_scores import ImageEvaluation
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator

@@ -110,10 +110,17 @@ def require_networks(settings: BrainDiffuserRecipe) -> None:
 
     Raises
     ------
-    UsageError : published networks that the recipe does not name; lists them all.
+    UsageError : published networks that the recipe does not name, or devices that this machine
+        does not have; lists them all.
     MissingDataError : one that is named and is not there.
     """
-    from neurodiff.pipelines.brain_diffuser_settings import named_networks, unnamed_networks
+    import torch
+
+    from neurodiff.pipelines.brain_diffuser_settings import (
+        named_networks,
+        network_devices,
+        unnamed_networks,
+    )
 
     lacking = unnamed_networks(settings)
     if lacking:
@@ -125,6 +132,18 @@ def require_networks(settings: BrainDiffuserRecipe) -> None:
     for key, path in named_networks(settings).items():
         if not Path(path).expanduser().exists():
             raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
+    absent = [
+        key
+        for key, device in network_devices(settings).items()
+        if device.startswith("cuda") and not torch.cuda.is_available()
+    ]
+    if absent:
+        options = " ".join(f"-s {key}=cpu" for key in absent)
+        raise UsageError(
+            f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} cuda, and torch finds "
+            f"no such device here: give {options} (and -s generator.dtype=float32), or another "
+            "machine"
+        )
 
 
 def _is_fitted(folder: Path, progress: Progress) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.evaluation import NO_TRUTH
+from neurodiff.analysis.evaluation import NO_TRUTH, answer_ranks
 from neurodiff.analysis.image_networks import ImageNetworks, find_image_networks
 from neurodiff.analysis.image_protocols import (
     BACK,
@@ -305,20 +305,6 @@ class ImageScorer:
         """What networks are handed: uint8, at the size in which a protocol holds pictures."""
         stored = self.rules.stored
         return picture if stored is None else square(picture, stored, rule="bilinear")
-
-
-def answer_ranks(table: pd.DataFrame) -> pd.Series:
-    """Which answer to its stimulus each item is, from 0, by repeat.
-
-    Answers of one rank are compared with each other. It is not the column repeat itself: of a mean
-    over trials that is their number, and means of two and of three trials belong together.
-
-    Parameters
-    ----------
-    table : columns subject, stimulus, repeat, sample.
-    """
-    keys = ["subject", "stimulus", "sample"]
-    return table.sort_values("repeat", kind="stable").groupby(keys).cumcount().loc[table.index]
 
 
 def as_uint8(image: Any) -> np.ndarray:
