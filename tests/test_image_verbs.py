@@ -19,6 +19,7 @@ import neurodiff as nd
 from neurodiff import BrainDiffuser, Run
 from neurodiff.analysis import image_items, image_scorer
 from neurodiff.analysis.image_conditions import CEILING, MEAN, OURS, RANDOM, SHUFFLED
+from neurodiff.analysis.image_fit import network_identities
 from neurodiff.analysis.image_items import (
     MEAN_TASK,
     TASK,
@@ -217,6 +218,23 @@ def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path, mon
     complete += [f"-s{key}=cpu" for key in devices]
     assert "no_data is not a folder" in call(*fit, *complete, "--out", tmp_path, code=3).stderr
     assert not list(tmp_path.glob("brain*"))
+
+
+def test_other_networks_at_the_same_path_make_another_run(tmp_path):
+    file, folder = tmp_path / "vdvae.th", tmp_path / "clip"
+    file.write_bytes(b"one")
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "model").write_bytes(b"1234")
+    names = [f"low_level.weights={file}", f"tokens.folder={folder}", f"generator.folder={folder}"]
+    recipe = BrainDiffuser.from_recipe("brain_diffuser_official", names).recipe
+    before = network_identities(recipe)
+    assert set(before) == {"low_level.weights", "tokens.folder", "generator.folder"}
+    assert network_identities(recipe) == before
+    file.write_bytes(b"two")
+    (folder / "text" / "model").write_bytes(b"12345")
+    after = network_identities(recipe)
+    assert all(after[key] != before[key] for key in before)
+    assert network_identities(BrainDiffuser.from_recipe("brain_diffuser_tiny").recipe) == {}
 
 
 # ---------------------------------------------------------------------------------- reconstruct
