@@ -205,9 +205,9 @@ def colours():
     images = rng.integers(0, 40, (60, 16, 16, 3), dtype=np.uint8)
     for k, name in enumerate(names):
         images[k, ..., ("red", "green", "blue").index(name)] += 180
-    sides = [("left", "right")[k // 3 % 2] for k in range(60)]
+    sides = [("upper", "lower")[k // 3 % 2] for k in range(60)]
     for k, side in enumerate(sides):
-        images[k, :, slice(0, 8) if side == "left" else slice(8, 16)] //= 2
+        images[k, slice(0, 8) if side == "upper" else slice(8, 16)] //= 2
     return images, {"colour": names, "side": sides}
 
 
