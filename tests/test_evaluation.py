@@ -148,5 +148,16 @@ def test_wrong_use(truth):
         evaluate([result("cube")], bare)
 
 
-def test_the_public_name():
-    assert nd.evaluate is evaluate
+def test_the_public_name_scores_meshes_as_this_does(truth):
+    results = [result("cube"), result("rod")]
+    pd.testing.assert_frame_equal(
+        nd.evaluate(results, truth, seed=1).table, evaluate(results, truth, seed=1).table
+    )
+
+
+def test_means_of_different_numbers_of_trials_are_compared_with_each_other(truth):
+    """Of a mean, the column repeat counts trials; it makes no groups."""
+    mixed = [result(name, repeat=1 + k % 3) for k, name in enumerate(SHAPES)]
+    alike = [result(name, repeat=3) for name in SHAPES]
+    one, other = (evaluate(some, truth).table.drop(columns="repeat") for some in (mixed, alike))
+    pd.testing.assert_frame_equal(one, other)

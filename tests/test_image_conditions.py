@@ -1,5 +1,7 @@
 """A decoder of pictures beside its anchors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,6 +115,11 @@ def test_the_random_baselines_are_the_same_in_any_order(scorer):
         a, b = (e[name].table.set_index("stimulus").sort_index() for e in (one, two))
         pd.testing.assert_frame_equal(a, b)
     assert (one[SHUFFLED].table["PixCorr"] < 0.9).all()  # nobody got the own answer
+
+
+def test_answers_are_exchanged_among_means_of_any_number_of_trials(scorer):
+    made = [replace(one, repeat=1 + k) for k, one in enumerate(answers(0.0))]
+    assert len(image_conditions(scorer, made).evaluations[SHUFFLED]) == len(made)
 
 
 def test_others_have_roles_and_names_of_their_own(scorer):

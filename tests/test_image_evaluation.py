@@ -1,5 +1,7 @@
 """Scores of decoded pictures: known answers, protocols, published cards, bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,6 +106,19 @@ def test_a_decoder_of_categories_only_scores_the_reference_and_half_within():
     assert found.loc["2-way within [corners]", "mean"] == pytest.approx(0.5)
     assert found.loc["2-way within [corners]", "p"] > 0.05
     assert found.loc["2-way [corners]", "p"] < 0.05
+
+
+def test_means_of_one_two_and_three_trials_are_compared_with_each_other():
+    """Of a mean, the column repeat counts trials, as in NSD's 37 sessions; it makes no groups."""
+    made = answers(dict(zip(IDS, [PICTURES[n] for n in np.roll(IDS, 1)], strict=True)))
+    mixed = [replace(one, repeat=1 + k % 3) for k, one in enumerate(made)]
+    alike = [replace(one, repeat=3) for one in made]
+    one, other = (evaluate(pictures).table.drop(columns="repeat") for pictures in (mixed, alike))
+    pd.testing.assert_frame_equal(one, other)
+    # second answers are a group of their own
+    again = evaluate([*mixed, *(replace(one, repeat=4) for one in mixed[:2])])
+    pd.testing.assert_frame_equal(again.table.iloc[:9].drop(columns="repeat"), one)
+    assert again.table["2-way [corners]"].notna().all()
 
 
 def test_one_answer_a_stimulus_at_a_time_and_other_subjects_do_not_matter():

@@ -19,6 +19,7 @@ import neurodiff as nd
 from neurodiff import BrainDiffuser, Run
 from neurodiff.analysis import image_items, image_scorer
 from neurodiff.analysis.image_conditions import CEILING, MEAN, OURS, RANDOM, SHUFFLED
+from neurodiff.analysis.image_fit import network_identities
 from neurodiff.analysis.image_items import (
     MEAN_TASK,
     TASK,
@@ -196,7 +197,7 @@ def test_settings_and_options_that_do_not_fit(tmp_path):
     assert not list(tmp_path.glob("brain*"))
 
 
-def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path):
+def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path, monkeypatch):
     fit = ["fit", "brain_diffuser_official", "--data", "nsd", "--root", tmp_path / "no_data"]
     here, gone = tmp_path / "here", tmp_path / "gone"
     here.mkdir()
@@ -210,8 +211,30 @@ def test_published_networks_are_asked_for_before_the_data_are_read(tmp_path):
         error = call(*fit, *rest, f"-s{key}={gone}", "--out", tmp_path, code=3).stderr
         assert f"{gone} does not exist; {key} names it" in error
     complete = [f"-s{key}={path}" for key, path in named.items()]
+    devices = [f"{part}.device" for part in ("low_level", "tokens", "generator")]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    error = call(*fit, *complete, "--out", tmp_path, code=2).stderr
+    assert f"{' and '.join(devices)} are cuda, and torch finds no such device" in error
+    complete += [f"-s{key}=cpu" for key in devices]
     assert "no_data is not a folder" in call(*fit, *complete, "--out", tmp_path, code=3).stderr
     assert not list(tmp_path.glob("brain*"))
+
+
+def test_other_networks_at_the_same_path_make_another_run(tmp_path):
+    file, folder = tmp_path / "vdvae.th", tmp_path / "clip"
+    file.write_bytes(b"one")
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "model").write_bytes(b"1234")
+    names = [f"low_level.weights={file}", f"tokens.folder={folder}", f"generator.folder={folder}"]
+    recipe = BrainDiffuser.from_recipe("brain_diffuser_official", names).recipe
+    before = network_identities(recipe)
+    assert set(before) == {"low_level.weights", "tokens.folder", "generator.folder"}
+    assert network_identities(recipe) == before
+    file.write_bytes(b"two")
+    (folder / "text" / "model").write_bytes(b"12345")
+    after = network_identities(recipe)
+    assert all(after[key] != before[key] for key in before)
+    assert network_identities(BrainDiffuser.from_recipe("brain_diffuser_tiny").recipe) == {}
 
 
 # ---------------------------------------------------------------------------------- reconstruct
@@ -235,6 +258,17 @@ def test_items_are_what_predict_gives(decoded, pipe, tested):
     [one] = [one for one in stored_pictures(decoded) if one.picture.stimulus == "test-scene-00003"]
     difference = np.asarray(picture.image, int) - np.asarray(one.picture.image, int)
     assert np.abs(difference).max() <= 1  # another batch, so rounding alone
+
+
+def test_means_stay_means_of_as_many_trials(copy, pipe, tested):
+    """Of a data set that comes averaged, such as NSD's 37 sessions."""
+    means = tested[0].mean_repeats().select([0, 1, 2])
+    decode_pictures(copy, pipe, "model", means, Source.of("simulated_scenes_tiny", None, None))
+    stored = stored_pictures(copy)
+    assert [one.picture.repeat for one in stored] == [3, 3, 3]
+    for one, picture in zip(stored, pipe.predict(means, seed=copy.seed), strict=True):
+        assert one.picture.stimulus == picture.stimulus
+        np.testing.assert_array_equal(one.picture.image, picture.image)
 
 
 def test_a_second_reconstruct_and_evaluate_generate_nothing(decoded, monkeypatch):

@@ -163,6 +163,20 @@ def evaluate(
     return Evaluation(table, protocol, sets, notes)
 
 
+def answer_ranks(table: pd.DataFrame) -> pd.Series:
+    """Which answer to its stimulus each item is, from 0, by repeat.
+
+    Answers of one rank are compared with each other. It is not the column repeat itself: of a mean
+    over trials that is their number, and means of two and of three trials belong together.
+
+    Parameters
+    ----------
+    table : columns subject, stimulus, repeat, sample.
+    """
+    keys = ["subject", "stimulus", "sample"]
+    return table.sort_values("repeat", kind="stable").groupby(keys).cumcount().loc[table.index]
+
+
 def _by_group(
     table: pd.DataFrame,
     results: Sequence[Reconstruction],
@@ -187,7 +201,8 @@ def _by_group(
     place = {name: k for k, name in enumerate(names)}
     of_truth = np.array([place[results[k].stimulus] for k in scored])
     # one answer a stimulus at a time, so that no candidate of an identification is there twice
-    for _, group in table.iloc[scored].groupby(["subject", "repeat", "sample"], sort=False):
+    ranked = table.iloc[scored].assign(answer=answer_ranks(table.iloc[scored]))
+    for _, group in ranked.groupby(["subject", "answer", "sample"], sort=False):
         rows = group.index.to_numpy()
         at = np.searchsorted(scored, rows)
         part = score(

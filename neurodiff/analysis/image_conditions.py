@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.evaluation import answer_ranks
 from neurodiff.analysis.figures import role_of
 from neurodiff.analysis.image_protocols import image_quantity
 from neurodiff.analysis.image_scorer import ImageScorer, alike, as_uint8
@@ -162,9 +163,12 @@ def mean_picture(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
 
 def _swapped(seed: int, pictures: Sequence[Picture]) -> list[Picture]:
     """Each item answered by the next of a random round through its group; not groups of one."""
+    names = ("subject", "stimulus", "repeat", "sample")
+    table = pd.DataFrame([[getattr(one, name) for name in names] for one in pictures])
+    ranks = answer_ranks(table.set_axis(names, axis=1))
     groups: dict[tuple, list[Picture]] = {}
-    for one in pictures:
-        groups.setdefault((one.subject, one.repeat, one.sample), []).append(one)
+    for one, rank in zip(pictures, ranks, strict=True):
+        groups.setdefault((one.subject, rank, one.sample), []).append(one)
     made = []
     for group in groups.values():
         if len(group) < 2:

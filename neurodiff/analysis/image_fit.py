@@ -22,7 +22,7 @@ from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run, fingerprint
-from neurodiff.core.safe_io import read_json
+from neurodiff.core.safe_io import read_json, sha256_of
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def fit_images(
         "stimuli": _hash_of(stimuli, shown),
         "simulated": bool(recording.simulated),
     }
+    networks = network_identities(settings)
+    if networks:
+        inputs["networks"] = networks
     plain = dump(settings)
     key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
     folder = out / Run.folder_name(settings.name, source.name, key)
@@ -110,10 +113,17 @@ def require_networks(settings: BrainDiffuserRecipe) -> None:
 
     Raises
     ------
-    UsageError : published networks that the recipe does not name; lists them all.
+    UsageError : published networks that the recipe does not name, or devices that this machine
+        does not have; lists them all.
     MissingDataError : one that is named and is not there.
     """
-    from neurodiff.pipelines.brain_diffuser_settings import named_networks, unnamed_networks
+    import torch
+
+    from neurodiff.pipelines.brain_diffuser_settings import (
+        named_networks,
+        network_devices,
+        unnamed_networks,
+    )
 
     lacking = unnamed_networks(settings)
     if lacking:
@@ -125,6 +135,35 @@ def require_networks(settings: BrainDiffuserRecipe) -> None:
     for key, path in named_networks(settings).items():
         if not Path(path).expanduser().exists():
             raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
+    absent = [
+        key
+        for key, device in network_devices(settings).items()
+        if device.startswith("cuda") and not torch.cuda.is_available()
+    ]
+    if absent:
+        options = " ".join(f"-s {key}=cpu" for key in absent)
+        raise UsageError(
+            f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} cuda, and torch finds "
+            f"no such device here: give {options} (and -s generator.dtype=float32), or another "
+            "machine"
+        )
+
+
+def network_identities(settings: BrainDiffuserRecipe) -> dict[str, str]:
+    """Key -> what tells the published network that it names from another one at the same path:
+    the SHA-256 of a file, and that of the names and sizes in a folder."""
+    from neurodiff.pipelines.brain_diffuser_settings import named_networks
+
+    found = {}
+    for key, named in named_networks(settings).items():
+        path = Path(named).expanduser()
+        if path.is_file():
+            found[key] = sha256_of(path)
+            continue
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        listed = [(str(one.relative_to(path)), one.stat().st_size) for one in files]
+        found[key] = hashlib.sha256(repr(listed).encode()).hexdigest()
+    return found
 
 
 def _is_fitted(folder: Path, progress: Progress) -> bool:

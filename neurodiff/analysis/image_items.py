@@ -91,8 +91,10 @@ def decode_pictures(
     ------
     DataError : the recording has other voxels than the model, or the disk is full.
     """
+    from neurodiff.pipelines.brain_diffuser import averaged
+
     if average:
-        recording = recording.mean_repeats()
+        recording = averaged(recording)
     progress.say("looking which items are done")
     hashes: dict[int, str] = {}
     unreadable: dict[int, str] = {}

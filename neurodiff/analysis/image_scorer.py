@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.evaluation import NO_TRUTH
+from neurodiff.analysis.evaluation import NO_TRUTH, answer_ranks
 from neurodiff.analysis.image_networks import ImageNetworks, find_image_networks
 from neurodiff.analysis.image_protocols import (
     BACK,
@@ -177,7 +177,8 @@ class ImageScorer:
         """
         found = []
         at = {index: k for k, index in enumerate(scored.index)}
-        for (subject, *_), part in scored.groupby(["subject", "repeat", "sample"], sort=False):
+        ranked = scored.assign(answer=answer_ranks(scored))
+        for (subject, *_), part in ranked.groupby(["subject", "answer", "sample"], sort=False):
             part = part.sort_values("stimulus")
             names = list(part["stimulus"])
             key = item_seed(self.seed, subject="", stimulus="\n".join(names), stage="pairing")

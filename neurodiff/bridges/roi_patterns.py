@@ -143,6 +143,7 @@ def roi_latents(
         raise UsageError(
             f"the head was fitted with standardise={bridge.standardise!r} and has not kept the "
             "training statistics that latents are scaled with; fit it with standardise='loo'"
+            + ("" if known.std is None else ", or take the published scaling (across_rows=True)")
         )
     products, intercept = bridge.patterns(rows)
     reference = None if across_rows else (known.loo_mean, known.loo_std)

@@ -67,7 +67,8 @@ class SceneJudge(nn.Module):
 
         Parameters
         ----------
-        labels : task -> the label of each picture.
+        labels : task -> the label of each picture; one that a mirror changes, such as left and
+            right, cannot be learnt, for training mirrors pictures.
 
         Raises
         ------

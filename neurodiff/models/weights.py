@@ -576,9 +576,6 @@ def not_finite(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------- helpers
-
-
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 

@@ -105,6 +105,13 @@ class BetaInput:
         return (betas_of(recording) - self.mean) / self.std
 
 
+def averaged(recording: Recording) -> Recording:
+    """Repeats averaged. What is averaged already stays as it is: the number of trials in a mean is
+    part of what seeds its noise, and would be lost."""
+    twice = recording.trials.duplicated(["subject", "stimulus", "split"]).any()
+    return recording.mean_repeats() if twice else recording
+
+
 def betas_of(recording: Recording) -> Float[np.ndarray, "n voxels"]:
     """A recording's data as float64, if it has one number a trial and voxel.
 
@@ -280,9 +287,8 @@ class BrainDiffuser:
         """
         if recording is None or not self.heads:
             raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
-        # what is averaged already stays as it is: its repeat is part of what seeds its noise
-        if average and recording.trials.duplicated(["subject", "stimulus", "split"]).any():
-            recording = recording.mean_repeats()
+        if average:
+            recording = averaged(recording)
         features = self.predict_features(recording)
         keys = list(
             zip(

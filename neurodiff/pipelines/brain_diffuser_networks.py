@@ -134,12 +134,12 @@ class Networks:
         settings = self.recipe.low_level
         pixels = to_pixels(images, self.vdvae.size.image_size)
         z = self.vdvae.encode(
-            normalise(pixels),
+            normalise(pixels).to(self._device),
             [torch_generator(seed) for seed in seeds],
             count=settings.latents,
             sample=settings.draw,
         )
-        return flatten_latents(z).numpy()
+        return flatten_latents(z).cpu().numpy()
 
     @torch.no_grad()
     def low_level(
@@ -150,13 +150,18 @@ class Networks:
         shapes = self.vdvae.latent_shapes(settings.latents)
         found: list[PIL.Image.Image] = []
         for k in range(0, len(latents), block):
-            z = unflatten_latents(torch.tensor(latents[k : k + block]), shapes)
+            flat = torch.tensor(latents[k : k + block]).to(self._device)
+            z = unflatten_latents(flat, shapes)
             generators = [torch_generator(seed) for seed in seeds[k : k + block]]
             pixels = self.vdvae.decode(
                 z, generators, temperature=settings.temperature, pixels=settings.pixels
             )
-            found += enlarge(pixels, side)
+            found += enlarge(pixels.cpu(), side)
         return found
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.vdvae.parameters()).device
 
 
 def published_vdvae(settings: LowLevelSettings) -> VDVAE:
@@ -174,7 +179,7 @@ def published_vdvae(settings: LowLevelSettings) -> VDVAE:
             "low_level.weights names no file and low_level.training is not set: give the published "
             "VDVAE (-s low_level.weights=imagenet64-iter-1600000-model-ema.th), or a training"
         )
-    return load_vdvae(Path(settings.weights).expanduser())
+    return load_vdvae(Path(settings.weights).expanduser()).to(settings.device)
 
 
 def token_encoders(settings: TokenSettings) -> tuple[Any, Any]:

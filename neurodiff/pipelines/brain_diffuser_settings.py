@@ -25,6 +25,7 @@ class LowLevelSettings:
     rate_weight : of the divergence in training; below 1, fine blocks stay alive in a short one.
     draw : targets are draws from the posterior (as published), or its means.
     pixels, temperature : of decoding; published are "sample" and 1.
+    device : of the published network.
     """
 
     weights: str | None = None
@@ -35,6 +36,7 @@ class LowLevelSettings:
     draw: bool = True
     pixels: Literal["sample", "mode"] = "sample"
     temperature: float = 1.0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +189,17 @@ def named_networks(recipe: BrainDiffuserRecipe) -> dict[str, str]:
         "generator.folder": generator.folder if generator.training is None else None,
     }
     return {key: path for key, path in named.items() if path is not None}
+
+
+def network_devices(recipe: BrainDiffuserRecipe) -> dict[str, str]:
+    """Key -> device of each published network."""
+    low, tokens, generator = recipe.low_level, recipe.tokens, recipe.generator
+    devices = {
+        "low_level.device": low.device if low.training is None else None,
+        "tokens.device": tokens.device if tokens.kind == "clip" else None,
+        "generator.device": generator.device if generator.training is None else None,
+    }
+    return {key: device for key, device in devices.items() if device is not None}
 
 
 def _check_trainings(recipe: BrainDiffuserRecipe) -> None:
