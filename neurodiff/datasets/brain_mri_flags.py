@@ -125,12 +125,8 @@ def _not_stripped(volume: Volume, tissue: np.ndarray) -> list[Flag]:
         return [Flag("skull", text)]
     if amount < BRAIN_ML[0]:
         text = f"{amount:.0f} ml are above background, and a brain has at least {BRAIN_ML[0]:.0f}"
-        return [Flag("size", text)] if not _skull_like(tissue) else []
+        return [Flag("size", text)]
     return []
-
-
-def _skull_like(tissue: np.ndarray) -> bool:
-    return not tissue.any()
 
 
 def _not_in_mni(volume: Volume, tissue: np.ndarray, *, is_stripped: bool) -> list[Flag]:
@@ -140,7 +136,10 @@ def _not_in_mni(volume: Volume, tissue: np.ndarray, *, is_stripped: bool) -> lis
     shape = tuple(((high - low) / COARSE_MM).astype(int))
     affine = np.diag([COARSE_MM] * 3 + [1.0])
     affine[:3, 3] = low
-    step = [max(1, round(COARSE_MM / s)) for s in volume.spacing]
+    step = [
+        min(n, max(1, round(COARSE_MM / s)))
+        for n, s in zip(volume.shape, volume.spacing, strict=True)
+    ]
     small = Volume(
         _block_mean(volume.data[0], step)[None], _block_affine(volume.affine, step), volume.unit
     )
@@ -151,9 +150,7 @@ def _not_in_mni(volume: Volume, tissue: np.ndarray, *, is_stripped: bool) -> lis
     likeness = _correlation(picture[brain], template[brain])
     overlap = 2 * float((there & brain).sum()) / max(1.0, float(there.sum() + brain.sum()))
     if is_stripped and overlap < MNI_OVERLAP:
-        text = (
-            f"its brain and the MNI brain overlap by {overlap:.2f} (Dice): it is not in MNI space"
-        )
+        text = f"its brain and that of MNI overlap by {overlap:.2f} (Dice): it is not in MNI space"
         return [Flag("space", text)]
     if likeness < MNI_LIKENESS:
         text = (
@@ -182,8 +179,6 @@ def _cut(volume: Volume, tissue: np.ndarray, *, is_stripped: bool) -> list[Flag]
 
 def _block_mean(values: np.ndarray, step: list[int]) -> np.ndarray:
     """Means of blocks of voxels; a rest at the end is left out."""
-    if any(n < s for n, s in zip(values.shape, step, strict=True)):
-        return values
     i, j, k = (n // s for n, s in zip(values.shape, step, strict=True))
     whole = values[: i * step[0], : j * step[1], : k * step[2]]
     blocks = whole.reshape(i, step[0], j, step[1], k, step[2])
