@@ -7,9 +7,9 @@ lookup on a grid of their own, so that the truth does not depend on the grid of 
 
 Local change of size: inside an ellipsoid, with ``r`` the distance from its centre in radii,
 ``u = c + (x - c) (1 - e (1 - r^2)^2)``. Positive ``e`` magnifies. For ``-1 < e < 1`` the map is
-one to one (along a radius its slope is at least ``1 - e``, and ``1 - 0.8 |e|`` where ``e < 0``), and
-outside the ellipsoid, so at the surface of the brain, nothing moves. It is applied twice, which
-reaches further without folding.
+one to one (along a radius its slope is at least ``1 - e``, and ``1 - 0.8 |e|`` where ``e < 0``),
+and outside the ellipsoid, so at the surface of the brain, nothing moves. It is applied twice,
+which reaches further without folding.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ hippocampi shrink by 0.8 % and 4.5 %)::
     log ventricles  = -0.35 + 0.025 (age - 70) + 0.40 severity + N(0, 0.18)
     log hippocampus = -0.008 (age - 70) - 0.25 severity + N(0, 0.07)
 
-relative to the template's 17 and 5.4 ml, before a person's own smooth anatomy.
+relative to the template's 17 and 5.4 ml. These are the planted changes; a person's own anatomy and
+the neighbouring change add to them, and the true volumes of the table are measured on the result.
 
 Simulated results are about plumbing and method, never about brains.
 """
@@ -47,7 +48,7 @@ TISSUES = ("csf", "gm", "wm")
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What a scanner makes of tissue: levels of fluid, grey and white; blur (SD, mm); noise (SD)."""
+    """A scanner: levels of fluid, grey and white matter, blur (SD, mm) and noise (SD)."""
 
     name: str
     levels: tuple[float, float, float]
@@ -185,7 +186,7 @@ class SimulatedBrains:
         return self._volume(picture, f"{name} at month {months:g}")
 
     def truth(self, name: str, months: float) -> Volume:
-        """The brain itself at any month: no noise, no bias field, the contrast of all sites alike."""
+        """The brain itself at any month: no noise, no bias field, one contrast for all sites."""
         picture, brain = self._picture(self.person(name), months, CLEAN)
         return self._volume(picture * (brain > 0.5), f"{name} at month {months:g}, true")
 
@@ -199,7 +200,7 @@ class SimulatedBrains:
         return self._volume(values, f"{region} of {name} at month {months:g}")
 
     def volumes(self, name: str, months: float) -> dict[str, float]:
-        """True millilitres of the ventricles, both hippocampi and the whole brain with its fluid."""
+        """True millilitres of the ventricles, both hippocampi and the brain with its fluid."""
         person = self.person(name)
         ventricles, hippocampi = person.sizes_at(months)
         return {
