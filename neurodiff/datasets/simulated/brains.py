@@ -4,9 +4,9 @@ Everything about a person follows from the seed and the person's number: anatomy
 and its pace, site. A scan exists at any month, so that the truth of a missing visit is not another
 noisy scan but the brain itself.
 
-The volumes follow latent age and severity (log of millilitres; the slopes are of the size that the
-literature reports: ventricles grow by about 2.5 % a year in health and 9 % in Alzheimer's disease,
-hippocampi shrink by 0.8 % and 4.5 %)::
+The volumes follow latent age and severity (log of millilitres; the slopes are chosen so that
+ventricles grow by 2.5 % a year in health and 8.5 % in disease, and hippocampi shrink by 0.8 % and
+4.5 %)::
 
     log ventricles  = -0.35 + 0.025 (age - 70) + 0.40 severity + N(0, 0.18)
     log hippocampus = -0.008 (age - 70) - 0.25 severity + N(0, 0.07)
