@@ -164,7 +164,7 @@ class LatentCache:
         if not path.is_file():
             raise MissingDataError(f"{self.folder} has no latent of {scan}; encode the scan first")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 latent = Latent(
                     mean=stored["mean"],
                     log_variance=stored["log_variance"],
@@ -249,7 +249,7 @@ def read_published_latent(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; check the path")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             names = list(stored.files)
             values = stored["data"] if "data" in names else None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
