@@ -114,7 +114,7 @@ def test_a_cohort_goes_on_and_lists_what_failed():
 
 def test_triples_are_every_middle_between_two_ends():
     months = [0.0, 6.0, 12.0, 24.0]
-    scans = pd.DataFrame({"subject": ["a"] * 4 + ["b"] * 2, "session": months + [0.0, 12.0]})
+    scans = pd.DataFrame({"subject": ["a"] * 4 + ["b"] * 2, "session": [*months, 0.0, 12.0]})
     found = Cohort(scans).triples()
     assert len(found) == 4  # of four visits taken three at a time
     row = found.query("first == 'a_M000' and middle == 'a_M006' and last == 'a_M024'").iloc[0]

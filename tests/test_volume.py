@@ -71,7 +71,8 @@ def test_a_4d_file_is_refused_unless_its_volumes_are_channels(tmp_path):
     assert Volume.open(path, channels=True).data.shape == (3, 4, 5, 6)
     alone = write(tmp_path / "one.nii.gz", picture((4, 5, 6, 1)))
     assert Volume.open(alone).data.shape == (1, 4, 5, 6)
-    assert Volume.from_image(Volume.open(path, channels=True).to_image(), channels=True).channels == 3
+    image = Volume.open(path, channels=True).to_image()
+    assert Volume.from_image(image, channels=True).channels == 3
 
 
 @pytest.mark.parametrize(
