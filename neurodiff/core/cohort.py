@@ -341,17 +341,18 @@ class Cohort:
     # ------------------------------------------------------------------------------ its face
 
     def __repr__(self) -> str:
-        return f"<Cohort {', '.join(f'{key} {value}' for key, value in self._facts().items())}>"
+        return f"<Cohort {', '.join(f'{key} {value}' for key, value in self.facts().items())}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
             f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
-            for key, value in self._facts().items()
+            for key, value in self.facts().items()
         )
         return f"<table>{rows}</table>"
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Numbers of scans, subjects, diagnoses, sites and splits, for people to read."""
         facts: dict[str, Any] = {"name": self.name} if self.name else {}
         facts |= {"scans": len(self), "subjects": len(self.subjects)}
         for column in ("diagnosis", "site", "split"):

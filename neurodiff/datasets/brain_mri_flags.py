@@ -17,7 +17,7 @@ from neurodiff.datasets.mni import mni_maps, sampled
 BRAIN_ML = (700.0, 2300.0)  # a skull-stripped adult brain with its fluid; the template has 1,880
 COARSE_MM = 4.0
 MNI_OVERLAP = 0.87  # Dice with the brain of MNI: 0.96 in place, 0.90 moved by 10 mm, 0.85 by 15 mm
-MNI_LIKENESS = 0.35  # correlation with the template there, at 4 mm: 0.7 in place, 0.35 moved by 15 mm
+MNI_LIKENESS = 0.35  # correlation with the template there, at 4 mm: 0.7 in place, 0.35 by 15 mm
 BACKGROUND_SHARE = 0.15  # at least this share of voxels is exactly the background once stripped
 EDGE_SHARE = 0.02
 
