@@ -191,6 +191,21 @@ def test_brlp_ages_are_hundredths(tmp_path):
     assert set(known(cohort, "split")) == {"train"}
 
 
+def test_a_csv_of_our_own_keeps_ids_and_further_columns(tmp_path):
+    for name in "ab":
+        write.scan(tmp_path / f"{name}.nii.gz")
+    write.text(tmp_path / "scans.csv", """
+        scan  subject  path  session  true_ml  comment
+        x_run-1  x  a.nii.gz  0.0  17.5  good
+        x_run-2  x  b.nii.gz  0.0  n/a  7
+    """)  # fmt: skip
+    cohort = discover(tmp_path)
+    assert cohort.ids == ["x_run-1", "x_run-2"]
+    assert known(cohort, "true_ml") == [17.5, None]
+    assert known(cohort, "comment") == ["good", "7"]
+    assert (check_dataset("brain_mri", root=tmp_path, layout="csv")["status"] == "ok").all()
+
+
 def test_folders_that_are_nothing_or_two_things(tmp_path):
     with pytest.raises(MissingDataError, match="no layout that is known"):
         discover(tmp_path)

@@ -55,6 +55,25 @@ def test_the_published_grid(shape, spaced):
     assert list(made.notes) == said
 
 
+def test_the_published_transforms_give_the_same_numbers(scan):
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, ResizeWithPadOrCrop, ScaleIntensity, Spacing
+
+    published = Compose(
+        [
+            Spacing(pixdim=(4.0, 4.0, 4.0), mode="bilinear"),
+            ResizeWithPadOrCrop(spatial_size=(40, 48, 40), mode="minimum"),
+            ScaleIntensity(minv=0, maxv=1),
+        ]
+    )
+    raw = scan.data * 812.5 - 3
+    want = published(MetaTensor(torch.from_numpy(raw), affine=torch.tensor(scan.affine)))
+    made = prepare_scan(scan.with_data(raw), SMALL)
+    np.testing.assert_allclose(made.volume.data, want.numpy(), atol=1e-6)
+    np.testing.assert_allclose(made.volume.affine, np.asarray(want.meta["affine"]))
+
+
 def test_every_voxel_keeps_its_place(scan):
     made = prepare_scan(scan, SMALL)
     there = sampled(scan, made.volume.affine, made.volume.shape)
@@ -220,3 +239,24 @@ def test_packages_that_are_not_installed_are_named(scan, monkeypatch):
     for step in (correct_bias, register):
         with pytest.raises(UsageError, match="no method 'x'"):
             step(scan, method="x")
+
+
+def test_what_ants_is_told_of_a_place(scan, monkeypatch):
+    # a stand-in for the package: it keeps what it was given and returns it unchanged
+    import sys
+    from types import SimpleNamespace
+
+    told = {}
+
+    def from_numpy(values, *, origin, spacing, direction):
+        told.update(origin=origin, spacing=spacing, direction=direction)
+        return SimpleNamespace(numpy=lambda: values)
+
+    stand_in = SimpleNamespace(from_numpy=from_numpy, n4_bias_field_correction=lambda image: image)
+    monkeypatch.setitem(sys.modules, "ants", stand_in)
+    turned = scan.reoriented("PIL")
+    np.testing.assert_array_equal(correct_bias(turned).data, turned.data)
+    voxel = np.array([3.0, 5.0, 7.0])
+    lps = told["direction"] @ (voxel * told["spacing"]) + told["origin"]
+    ras = (turned.affine @ [*voxel, 1])[:3]
+    np.testing.assert_allclose(lps, ras * [-1, -1, 1])

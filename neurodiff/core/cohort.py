@@ -21,6 +21,7 @@ import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,7 +109,7 @@ class Cohort:
             which = self._place[which]
         return self.scans.iloc[which]
 
-    @property
+    @cached_property
     def _place(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.ids)}
 

@@ -154,13 +154,18 @@ def open_brain_mri(
 
 
 def check_brain_mri(
-    root: str | Path, subject: int | str | None = None, *, layout: str = "auto"
+    root: str | Path,
+    subject: int | str | None = None,
+    *,
+    layout: str = "auto",
+    table: str | Path | None = None,
+    repeats: Literal["first", "all"] = "first",
 ) -> list[Finding]:
     """What of a cohort is missing or broken; every scan is opened and looked at."""
     from neurodiff.datasets.brain_mri_flags import flags_of
 
     try:
-        cohort = open_brain_mri(root, subject, layout=layout)
+        cohort = open_brain_mri(root, subject, layout=layout, table=table, repeats=repeats)
     except MissingDataError as error:
         return [Finding.missing("scans", root, str(error), "give the folder of the scans")]
     except (DataError, UsageError) as error:
@@ -254,8 +259,8 @@ def _with_ids(found: Found, *, keep_all: bool) -> list[dict[str, Any]]:
     kept: dict[str, dict[str, Any]] = {}
     for row in order:
         months, label = row["session"], row["label"].removeprefix("ses-")
-        name = scan_id(row["subject"], months)
-        if months != months and label:
+        name = row.pop("scan", None) or scan_id(row["subject"], months)
+        if months != months and label and name == row["subject"]:
             name = f"{name}_{label}"
         if name in kept and keep_all and row["run"]:
             name = f"{name}_{row['run']}"

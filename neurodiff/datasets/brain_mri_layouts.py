@@ -130,8 +130,10 @@ def find_table(path: Path) -> Found:
     """Scans of a CSV: the columns of LDAE and AXIAL, those of BrLP, or one's own.
 
     A path and a subject are needed; session, age, sex, diagnosis, site, scanner, split and
-    latent_path are read where they are there. Relative paths start at the table's folder. Without
-    a session column the months are read from ``ses-M006`` in the path, as the published code does.
+    latent_path are read where they are there, a scan's id from ``scan``, and further columns are
+    kept. A session that is a plain number is of months; without a session column the months are
+    read from ``ses-M006`` in the path, as the published code does. Relative paths start at the
+    table's folder.
     Ages of BrLP are hundredths, its diagnoses 0, 0.5 and 1 for CN, MCI and AD.
     """
     table = read_csv(path, dtype=str)
@@ -147,7 +149,8 @@ def find_table(path: Path) -> Found:
     files, people = values_of(table, PATH), values_of(table, SUBJECT)
     sessions, months = values_of(table, SESSION), values_of(table, MONTHS)
     splits, latents = values_of(table, ("split",)), values_of(table, ("latent_path",))
-    uids = values_of(table, ("image_uid",))
+    uids, ids = values_of(table, ("image_uid",)), values_of(table, ("scan", "scan_id"))
+    extras = _further(table)
     for i, text in enumerate(files):
         subject, file = text_of(people[i]), text_of(text)
         if subject is None or file is None:
@@ -171,6 +174,9 @@ def find_table(path: Path) -> Found:
             row |= _brlp(columns["age"][i], columns["diagnosis"][i])
         row |= {"subject": subject, "label": label, "run": "", "path": str(place), "session": known}
         row["split"] = text_of(splits[i]) or ""
+        row |= {name: values[i] for name, values in extras.items()}
+        if text_of(ids[i]):
+            row["scan"] = text_of(ids[i])
         if text_of(latents[i]):
             row["latent_path"] = str(path.parent / Path(str(latents[i])).expanduser())
         if uids[i] is not None:
@@ -180,6 +186,20 @@ def find_table(path: Path) -> Found:
         _months_from_ages(found)
     _one_visit_is_the_first(found)
     return found
+
+
+def _further(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns that have no meaning here, by name; as numbers where all of them are."""
+    meant = [*PATH, *SUBJECT, *SESSION, *MONTHS, "split", "latent_path", "image_uid", "scan",
+             "scan_id", *(name for _, names in PEOPLE for name in names)]  # fmt: skip
+    taken = {column_of(table, (name,)) for name in meant}
+    kept = {}
+    for column in table.columns:
+        if column not in taken:
+            numbers = pd.to_numeric(table[column], errors="coerce")
+            is_number = (numbers.notna() | table[column].isna()).all()
+            kept[str(column)] = (numbers if is_number else table[column]).tolist()
+    return kept
 
 
 def _brlp(age: Any, diagnosis: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class LatentCache:
                 raise DataError(f"{folder} holds other files and no {RECORD}; give a new folder")
             if asked is None or len(asked) != 4 or min(asked) < 1:
                 raise UsageError(f"a new cache needs the shape (channels, i, j, k), not {asked}")
-            record = {
+            record: dict[str, Any] = {
                 "format": FORMAT,
                 "autoencoder": autoencoder,
                 "shape": asked,

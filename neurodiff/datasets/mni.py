@@ -38,6 +38,14 @@ def mni_maps(resolution: int = 2) -> dict[str, Volume]:
     return maps
 
 
+def mni_grid(spacing: float = 1.0) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and shape of the usual MNI152 grid: 182 x 218 x 182 mm from (-90, -126, -72)."""
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = (-90.0, -126.0, -72.0)
+    i, j, k = (round(n / spacing) for n in (182, 218, 182))
+    return affine, (i, j, k)
+
+
 def sampled(volume: Volume, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Linear interpolation of a volume's first channel at another grid; 0 outside.
 

@@ -189,7 +189,7 @@ def check_dataset(
     UsageError : unknown name, or no root.
     """
     reader, folder, settings = resolve(name, root, options)
-    if reader != "csv":  # the other readers' options do not change what has to be there
+    if reader not in ("csv", "brain_mri"):  # other readers' options do not change what is needed
         settings = {}
     return as_table(CHECKERS[reader](folder, subject=subject, **settings))
 

@@ -15,13 +15,10 @@ import numpy as np
 from neurodiff.core.errors import DataError
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.brain_mri_flags import tissue_of
-from neurodiff.datasets.mni import mni_maps
+from neurodiff.datasets.mni import mni_grid, mni_maps, sampled
 
 LEVELS = ((10.0, 120), (6.0, 80), (4.0, 60))
 """Spacing in mm and number of steps of each level."""
-
-MNI_GRID = ((182, 218, 182), (-90.0, -126.0, -72.0))
-"""Shape at 1 mm and first voxel (mm) of the usual MNI152 grid."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,14 +97,9 @@ def to_mni(volume: Volume, *, spacing: float = 1.0) -> Volume:
     The grid covers 182 x 218 x 182 mm. Errors as `register_to_mni`.
     """
     found = register_to_mni(volume)
-    shape, first = MNI_GRID
-    affine = np.diag([spacing] * 3 + [1.0])
-    affine[:3, 3] = first
-    i, j, k = (round(n / spacing) for n in shape)
+    affine, shape = mni_grid(spacing)
     moved = Volume(volume.data, found.to_mni @ volume.affine, volume.unit, volume.name)
-    from neurodiff.datasets.mni import sampled
-
-    return Volume(sampled(moved, affine, (i, j, k))[None], affine, volume.unit, volume.name)
+    return Volume(sampled(moved, affine, shape)[None], affine, volume.unit, volume.name)
 
 
 def _matrix(parameters):  # type: ignore[no-untyped-def]

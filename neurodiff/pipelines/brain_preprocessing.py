@@ -146,7 +146,7 @@ def prepare_scan(volume: Volume, settings: BrainPreprocessing | None = None) -> 
         if high == low:
             raise DataError(f"{what} is {low:g} everywhere in the model's field of view")
     values = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
-    affine = np.asarray(whole.affine, np.float64)
+    affine = np.asarray(whole.meta["affine"], np.float64)
     return Prepared(
         volume=Volume(values, affine, "0 to 1", volume.name),
         affine=volume.affine,

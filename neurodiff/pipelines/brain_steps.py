@@ -15,7 +15,7 @@ import numpy as np
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.brain_mri_flags import background_of, flags_of
-from neurodiff.datasets.mni import mni_maps, sampled
+from neurodiff.datasets.mni import mni_grid, mni_maps, sampled
 
 PACKAGES = {"ants": "antspyx", "antspynet": "antspynet", "dipy": "dipy", "SimpleITK": "SimpleITK"}
 """Module -> the package that has it."""
@@ -105,9 +105,7 @@ def register(
     ants = _package("ants", "registration")
     kind = "Affine" if method == "ants" else "SyN"
     template = mni_maps(1)["t1"]
-    shape = tuple(round(n / spacing) for n in (182, 218, 182))
-    affine = np.diag([spacing] * 3 + [1.0])
-    affine[:3, 3] = (-90.0, -126.0, -72.0)
+    affine, shape = mni_grid(spacing)
     fixed = Volume(sampled(template, affine, shape)[None], affine)
     moved = ants.registration(
         fixed=_to_ants(ants, fixed), moving=_to_ants(ants, volume), type_of_transform=kind

@@ -66,7 +66,10 @@ def simulated_brains(
         )
     settings = BRAIN_SIZES[size]
     if shape is not None:
-        settings = replace(settings, shape=tuple(int(n) for n in shape))
+        if len(shape) != 3:
+            raise UsageError(f"the grid is {shape}; expected three numbers")
+        i, j, k = (int(n) for n in shape)
+        settings = replace(settings, shape=(i, j, k))
     return SimulatedBrains(settings, seed=seed)
 
 

@@ -278,10 +278,8 @@ class SimulatedBrains:
         # a voxel is a mean over itself; the scanner blurs it further
         blur = float(np.hypot(self.grid.spacing / 2.355, site.blur_mm))
         shares = {name: lookup(name, places, blur_mm=blur) for name in TISSUES}
-        picture = sum(
-            level * shares[name] for name, level in zip(TISSUES, site.levels, strict=True)
-        )
-        return np.asarray(picture), sum(shares.values())
+        stacked = np.stack([shares[name] for name in TISSUES])
+        return np.tensordot(np.array(site.levels), stacked, axes=1), stacked.sum(axis=0)
 
     def _volume(self, values: np.ndarray, name: str) -> Volume:
         data = np.clip(values, 0, 1).astype(np.float32)[None]
