@@ -251,6 +251,35 @@ def test_by_name_and_check(tmp_path):
     assert found["found"].str.contains("every voxel is 1").sum() == 4
 
 
+def test_a_cohort_with_every_kind_of_bad_file_goes_on(tmp_path):
+    import nibabel
+
+    def place(subject):
+        path = tmp_path / f"sub-{subject}/anat/sub-{subject}_T1w.nii"
+        path.parent.mkdir(parents=True)
+        return path
+
+    values = np.ones((4, 4, 4), np.float32)
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(place("good"))
+    nibabel.Nifti1Image(np.ones((4, 4, 4, 2), np.float32), np.eye(4)).to_filename(place("four"))
+    nibabel.Nifti1Image(values * np.nan, np.eye(4)).to_filename(place("nan"))
+    zeros = place("zeros")
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(zeros)
+    raw = bytearray(zeros.read_bytes())
+    raw[280:328] = bytes(48)
+    zeros.write_bytes(raw)
+    place("empty").touch()
+    cohort = discover(tmp_path)
+    means, failed = cohort.each(lambda row, volume: float(volume.data.mean()))
+    assert means == {"sub-good_M000": 1.0}
+    reasons = dict(zip(failed["scan"], failed["reason"], strict=True))
+    assert "4D file of 2 volumes" in reasons["sub-four_M000"]
+    assert "holds NaN" in reasons["sub-nan_M000"]
+    assert "is all zeros" in reasons["sub-zeros_M000"]
+    assert "is empty" in reasons["sub-empty_M000"]
+    assert (check_dataset("brain_mri", root=tmp_path)["status"] == "broken").sum() == 4
+
+
 def test_the_published_split_is_by_subject_and_differs_between_stages():
     rows = [(f"s{n}", 6.0 * visit) for n in range(60) for visit in range(2)]
     from neurodiff.core.cohort import Cohort

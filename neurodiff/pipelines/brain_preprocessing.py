@@ -139,7 +139,7 @@ def prepare_scan(volume: Volume, settings: BrainPreprocessing | None = None) -> 
     low, high = _window(turned.data, settings, what)
     image = MetaTensor(torch.from_numpy(turned.data.copy()), affine=torch.tensor(turned.affine))
     spaced = Spacing(pixdim=(settings.spacing,) * 3, mode="bilinear")(image)
-    whole = ResizeWithPadOrCrop(spatial_size=settings.shape, mode="minimum")(spaced)
+    whole: Any = ResizeWithPadOrCrop(spatial_size=settings.shape, mode="minimum")(spaced)
     values = np.asarray(whole.numpy(), np.float32)
     if settings.intensity == "minmax":  # of the grid's own values, as published
         low, high = float(values.min()), float(values.max())

@@ -202,8 +202,9 @@ def _blurred(name: str, blur_mm: float) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------ volumes
 
+# Boxes that hold each region at its largest (e of 0.6), and the step of the integration, in mm.
 _BOXES = {
-    "ventricles": [((-72.0, -102.0, -44.0), (72.0, 78.0, 76.0), 4.0)],
+    "ventricles": [((-56.0, -86.0, -36.0), (56.0, 66.0, 64.0), 4.0)],
     "hippocampi": [
         ((-52.0, -58.0, -38.0), (-4.0, 14.0, 12.0), 2.0),
         ((4.0, -58.0, -38.0), (52.0, 14.0, 12.0), 2.0),
