@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurodiff.core.cohort import Cohort, scan_id
+from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.scan_table import scan_id
 from neurodiff.core.volume import Volume
 
 
@@ -119,6 +120,22 @@ def test_triples_are_every_middle_between_two_ends():
     assert len(found) == 4  # of four visits taken three at a time
     row = found.query("first == 'a_M000' and middle == 'a_M006' and last == 'a_M024'").iloc[0]
     assert (row["t"], row["gap"], row["reach"]) == (0.25, 24.0, 6.0)
+
+
+def test_conversions_need_time_to_be_seen():
+    rows = [("stays", 0, "MCI"), ("stays", 36, "MCI"), ("goes", 0, "MCI"), ("goes", 12, "AD"),
+            ("late", 0, "MCI"), ("late", 48, "AD"), ("lost", 0, "MCI"), ("lost", 12, "MCI"),
+            ("well", 0, "CN"), ("well", 12, "AD")]  # fmt: skip
+    scans = pd.DataFrame(rows, columns=["subject", "session", "diagnosis"])
+    found = Cohort(scans).conversions(36.0).to_dict()
+    assert found == {"stays": False, "goes": True, "late": False, "lost": None}
+    with pytest.raises(DataError, match="one grid first"):
+        Cohort(scans, opener=lambda row: Volume(
+            np.zeros((1, 2, 2, 2 + int(row["session"] > 0)), np.float32), np.eye(4)
+        )).array()  # fmt: skip
+    stacked = Cohort(scans, opener=opened).array()
+    assert stacked.shape == (10, 1, 2, 2, 2)
+    assert stacked[:, 0, 0, 0, 0].tolist() == Cohort(scans).scans["session"].tolist()
 
 
 def test_fingerprints_follow_the_table_and_the_files(tmp_path):

@@ -18,7 +18,15 @@ from neurodiff.datasets.simulated.brain_anatomy import (
     volume_ml,
 )
 from neurodiff.datasets.simulated.brain_opening import simulated_brains
-from neurodiff.datasets.simulated.brains import SITES, BrainSettings, SimulatedBrains
+from neurodiff.datasets.simulated.brains import (
+    CONVERSION,
+    HIPPOCAMPI,
+    SEVERITY,
+    SITES,
+    VENTRICLES,
+    BrainSettings,
+    SimulatedBrains,
+)
 
 SMALL = BrainSettings(subjects=30, months=(0.0, 12.0), shape=(40, 48, 40))
 
@@ -155,6 +163,28 @@ def test_by_name_and_settings_that_cannot_be():
                   {"missed": 1.0}):  # fmt: skip
         with pytest.raises(UsageError):
             BrainSettings(**wrong)
+
+
+def test_no_person_outgrows_the_map():
+    # the most that a person can have, two years after the oldest first scan
+    severity = (SEVERITY["AD"][0] + 2 * SEVERITY["AD"][1]) * np.exp(0.3)
+    start, by_age, by_disease, spread = VENTRICLES
+    most = start + by_age * 18 + by_disease * severity + 2 * spread
+    assert size_change("ventricles", float(most)) < 0.6
+    start, by_age, by_disease, spread = HIPPOCAMPI
+    least = start + by_age * 18 + by_disease * severity - 2 * spread
+    assert size_change("hippocampi", float(least)) > -0.6
+
+
+def test_some_convert_and_nobody_at_the_first_visit():
+    settings = BrainSettings(subjects=60, months=(0.0, 24.0, 36.0), shape=(8, 8, 8))
+    cohort = SimulatedBrains(settings).cohort()
+    assert (cohort.first_scans().scans["diagnosis"] == "MCI").sum() == 18  # 0.3 of 60
+    converts = cohort.conversions(36.0)
+    assert len(converts) == 18
+    assert 0 < converts.sum() < 18
+    severity = cohort.scans.set_index("scan")["true_severity"]
+    assert all((severity[f"{name}_M036"] >= CONVERSION) == went for name, went in converts.items())
 
 
 def test_missed_visits_leave_the_first():

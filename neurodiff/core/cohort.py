@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,17 +30,10 @@ import pandas as pd
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import sha256_of
-from neurodiff.core.seeds import item_seed
+from neurodiff.core.scan_table import checked_scans, dealt, scan_conversions, scan_triples
 from neurodiff.core.volume import Volume
 
-COLUMNS = (
-    "scan", "subject", "session", "path", "age", "sex", "diagnosis", "site", "scanner", "split",
-)  # fmt: skip
-"""Columns that every table has: scan (its id), session (months from the first), age (years), path
-and split ("" where there is none); text columns are missing as None, numbers as NaN."""
-
 LEFT_OUT = ("scan", "path", "reason")
-NUMBERS = ("session", "age")
 
 T = TypeVar("T")
 
@@ -72,7 +64,7 @@ class Cohort:
     simulated: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scans", _filled(self.scans, self.name))
+        object.__setattr__(self, "scans", checked_scans(self.scans, self.name))
         left = pd.DataFrame(columns=list(LEFT_OUT)) if self.left_out is None else self.left_out
         object.__setattr__(self, "left_out", left.reset_index(drop=True))
 
@@ -215,47 +207,10 @@ class Cohort:
         ------
         UsageError : shares that do not sum to 1, an unknown column, a part without a subject.
         """
-        _check_shares(shares)
-        strata = self._strata(stratify)
-        ordered = sorted(
-            strata,
-            key=lambda s: (strata[s], item_seed(seed, subject=s, stimulus="", stage="split")),
-        )
-        taken = dict.fromkeys(shares, 0)
-        part_of = {}
-        for number, subject in enumerate(ordered, 1):
-            name = max(shares, key=lambda part: shares[part] * number - taken[part])
-            taken[name] += 1
-            part_of[subject] = name
-        empty = [name for name, count in taken.items() if not count]
-        if empty:
-            raise UsageError(
-                f"{len(ordered)} subjects leave none for {', '.join(empty)} (shares "
-                f"{dict(shares)}); give larger shares or more subjects"
-            )
+        part_of = dealt(self.first_scans().scans, shares, seed=seed, stratify=stratify)
         names = np.array([part_of[subject] for subject in self.scans["subject"]])
         marked = replace(self, scans=self.scans.assign(split=names))
         return {name: marked.part(name) for name in shares}
-
-    def _strata(self, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        first = self.first_scans().scans
-        keys = []
-        for column in columns:
-            if column not in first:
-                raise UsageError(
-                    f"there is no column {column!r} to stratify by; there are "
-                    f"{', '.join(first.columns)}.{suggest(column, first.columns)}"
-                )
-            values = first[column]
-            if pd.api.types.is_numeric_dtype(values) and values.nunique() > 3:
-                cuts = values.quantile([1 / 3, 2 / 3]).to_numpy()
-                keys.append(
-                    ["" if v != v else str(int(np.searchsorted(cuts, v))) for v in values.tolist()]
-                )
-            else:
-                keys.append(["" if pd.isna(v) else str(v) for v in values.tolist()])
-        rows = zip(*keys, strict=True) if keys else [()] * len(first)
-        return dict(zip(first["subject"].tolist(), (tuple(row) for row in rows), strict=True))
 
     # ------------------------------------------------------------------------------ its columns
 
@@ -310,18 +265,40 @@ class Cohort:
         from first to last) and reach (months from the middle to the nearer end): both published
         meanings of "gap". Only the first of several scans at one time counts.
         """
-        rows = []
-        known = self.scans[self.scans["session"].notna()]
-        for subject, scans in known.groupby("subject", sort=False):
-            seen = scans.sort_values("session", kind="stable").drop_duplicates("session")
-            names, months = seen["scan"].tolist(), seen["session"].tolist()
-            for i, k, j in _ordered_triples(len(names)):
-                gap = months[j] - months[i]
-                reach = min(months[k] - months[i], months[j] - months[k])
-                t = (months[k] - months[i]) / gap
-                rows.append((subject, names[i], names[k], names[j], t, gap, reach))
-        columns = ["subject", "first", "middle", "last", "t", "gap", "reach"]
-        return pd.DataFrame(rows, columns=columns)
+        return scan_triples(self.scans)
+
+    def conversions(
+        self, within: float = 36.0, *, before: str = "MCI", after: str = "AD"
+    ) -> pd.Series:
+        """Who went from one diagnosis to another: True, False, or missing, by subject.
+
+        Only subjects whose first scan says ``before``. True where a later one, at most ``within``
+        months after it, says ``after``; False where the last scan is at least as far and none
+        does; missing where they were not followed for long enough.
+        """
+        return scan_conversions(self.scans, within, before, after)
+
+    def array(self, *, progress: Progress = SILENT) -> np.ndarray:
+        """All scans in memory, float32 (n, channels, i, j, k).
+
+        Raises
+        ------
+        DataError : scans of different shape or place; prepare them first.
+        """
+        first = self[0]
+        out = np.zeros((len(self), *first.data.shape), np.float32)
+        for number, scan in enumerate(self.ids):
+            volume = first if number == 0 else self[number]
+            same = volume.data.shape == first.data.shape
+            if not same or not np.allclose(volume.affine, first.affine, atol=1e-3):
+                what = f"shape {volume.data.shape}" if not same else "another affine"
+                raise DataError(
+                    f"{scan} has {what} and {self.ids[0]} has {first.data.shape}; prepare the "
+                    "scans on one grid first"
+                )
+            out[number] = volume.data
+            progress.update(number + 1, len(self))
+        return out
 
     def fingerprint(self, *, contents: bool = False) -> str:
         """SHA-256 of the table and of each file's name and size; or, slower, of its contents.
@@ -368,74 +345,3 @@ class Cohort:
         if self.simulated:
             facts["simulated"] = "yes"
         return facts
-
-
-def scan_id(subject: str, months: float, run: str = "") -> str:
-    """``"sub-01_M006"``; ``"sub-01"`` where the session is not known; a run is put at the end."""
-    session = "" if months != months else f"_M{months:03.0f}" if float(months).is_integer() else (
-        f"_M{months:05.1f}"
-    )  # fmt: skip
-    return f"{subject}{session}{f'_{run}' if run else ''}"
-
-
-def _ordered_triples(n: int) -> Iterator[tuple[int, int, int]]:
-    return ((i, k, j) for i in range(n) for k in range(i + 1, n) for j in range(k + 1, n))
-
-
-def _check_shares(shares: Mapping[str, float]) -> None:
-    values = list(shares.values())
-    if not values or min(values) <= 0 or not math.isclose(sum(values), 1.0, abs_tol=1e-6):
-        raise UsageError(f"the shares are {dict(shares)}; give shares above 0 that sum to 1")
-
-
-def _filled(scans: pd.DataFrame, name: str) -> pd.DataFrame:
-    table = scans.reset_index(drop=True)
-    of = f" of {name}" if name else ""
-    if not len(table):
-        raise DataError(f"the cohort{of} has no scan")
-    if "subject" not in table:
-        raise DataError(f"the table of scans{of} has no column 'subject'")
-    if table["subject"].isna().any():
-        raise DataError(f"row {int(table['subject'].isna().argmax())} of the scans has no subject")
-    table["subject"] = table["subject"].astype(str)
-    for column in NUMBERS:
-        if column not in table:
-            table[column] = np.nan
-        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        wrong = (numbers.isna() & table[column].notna()).to_numpy()
-        if wrong.any():
-            value = table[column].iloc[int(wrong.argmax())]
-            raise DataError(f"{column} is {value!r} for {int(wrong.sum())} scans; expected numbers")
-        table[column] = numbers
-    odd = ((table["age"] < 0) | (table["age"] > 130)).to_numpy()
-    if odd.any():
-        value = float(table["age"].iloc[int(odd.argmax())])
-        raise DataError(f"{int(odd.sum())} scans have an age such as {value:g}; expected years")
-    for column in ("path", "split"):
-        given = table[column] if column in table else pd.Series([""] * len(table))
-        table[column] = pd.Series(["" if pd.isna(v) else str(v) for v in given], dtype=object)
-    for column in ("sex", "diagnosis", "site", "scanner"):
-        given = table[column] if column in table else pd.Series([None] * len(table))
-        values = [None if pd.isna(v) or v == "" else str(v) for v in given]
-        table[column] = pd.Series(values, dtype=object)
-    if "scan" not in table:
-        pairs = zip(table["subject"], table["session"], strict=True)
-        table["scan"] = [scan_id(subject, months) for subject, months in pairs]
-    table["scan"] = table["scan"].astype(str).astype(object)
-    twice = table["scan"].duplicated(keep=False).to_numpy()
-    if twice.any():
-        rows = np.flatnonzero(twice)
-        one = table["scan"].iloc[int(rows[0])]
-        same = np.flatnonzero((table["scan"] == one).to_numpy()).tolist()
-        raise DataError(
-            f"two scans{of} have the id {one} (rows {same[0]} and {same[1]}); give each a scan id "
-            "or session of its own, or leave one out"
-        )
-    splits = table[table["split"] != ""].groupby("subject")["split"].nunique()
-    if (splits > 1).any():
-        raise DataError(
-            f"the subject {splits.index[int((splits > 1).argmax())]} is in {int(splits.max())} "
-            "splits; all scans of a subject belong to one"
-        )
-    others = [column for column in table.columns if column not in COLUMNS]
-    return table[[*COLUMNS, *others]]

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from neurodiff.core.cohort import LEFT_OUT, Cohort, scan_id
+from neurodiff.core.cohort import LEFT_OUT, Cohort
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
 from neurodiff.core.safe_io import read_csv
+from neurodiff.core.scan_table import scan_id
 from neurodiff.datasets.brain_mri_layouts import (
     Found,
     Tables,

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.cohort import Cohort, scan_id
+from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import UsageError
+from neurodiff.core.scan_table import scan_id
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.simulated.brain_anatomy import (
@@ -42,6 +43,7 @@ from neurodiff.datasets.simulated.brain_anatomy import (
 DIAGNOSES = ("CN", "MCI", "AD")
 VENTRICLES = (-0.35, 0.025, 0.40, 0.18)  # start, a year of age, a unit of severity, SD of people
 HIPPOCAMPI = (0.0, -0.008, -0.25, 0.07)
+CONVERSION = 0.62  # from this severity on a person with MCI is called AD at a visit
 SEVERITY = {"CN": (0.0, 0.0), "MCI": (0.45, 0.08), "AD": (1.0, 0.15)}  # at first scan, a year
 TISSUES = ("csf", "gm", "wm")
 
@@ -104,7 +106,11 @@ class BrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """Latent truth of one simulated subject; ``severity`` and ``pace`` (a year) of the disease."""
+    """Latent truth of one simulated subject.
+
+    ``diagnosis`` and ``severity`` are those of month 0, ``pace`` is the growth of severity a year;
+    ``ventricles`` and ``hippocampi`` are a person's own share of the log volumes.
+    """
 
     name: str
     sex: str
@@ -120,6 +126,12 @@ class Person:
 
     def severity_at(self, months: float) -> float:
         return self.severity + self.pace * months / 12
+
+    def diagnosis_at(self, months: float) -> str:
+        """What is said at a visit: MCI becomes AD once the severity reaches `CONVERSION`."""
+        if self.diagnosis == "MCI" and self.severity_at(months) >= CONVERSION:
+            return "AD"
+        return self.diagnosis
 
     def changes_at(self, months: float) -> tuple[float, float]:
         """Log of the ventricles' and hippocampi's volume over the template's."""
@@ -225,7 +237,7 @@ class SimulatedBrains:
                         "session": months,
                         "age": round(person.age + months / 12, 2),
                         "sex": person.sex,
-                        "diagnosis": person.diagnosis,
+                        "diagnosis": person.diagnosis_at(months),
                         "site": SITES[person.site].name,
                         "scanner": f"simulated {SITES[person.site].name}",
                         "true_severity": person.severity_at(months),
