@@ -55,6 +55,19 @@ def test_bids(tmp_path):
     assert any("its name says sub-ADNI099S9999" in reason for reason in reasons)
 
 
+def test_an_age_at_baseline_in_every_visits_row_is_of_the_first(tmp_path):
+    for session in ("ses-M000", "ses-M024"):
+        write.scan(tmp_path / f"sub-1/{session}/anat/sub-1_{session}_T1w.nii.gz")
+    write.text(tmp_path / "sub-1/sub-1_sessions.tsv", """
+        session_id  age_bl  diagnosis_sc  diagnosis
+        ses-M000  70.0  CN  CN
+        ses-M024  70.0  CN  MCI
+    """)  # fmt: skip
+    cohort = discover(tmp_path)
+    assert known(cohort, "age") == [70.0, 72.0]
+    assert known(cohort, "diagnosis") == ["CN", "MCI"]
+
+
 def test_all_runs_of_a_session(tmp_path):
     cohort = discover(write.bids(tmp_path), repeats="all")
     assert cohort.ids[3:6] == ["sub-ADNI011S0002_M000", "sub-ADNI011S0002_M000_run-2",

@@ -165,6 +165,15 @@ def test_by_name_and_settings_that_cannot_be():
             BrainSettings(**wrong)
 
 
+def test_a_pipeline_of_recordings_refuses_a_cohort():
+    from neurodiff.analysis.sources import Source
+
+    source = Source.of("simulated_brains_tiny")
+    for ask in (source.open, source.stimuli):
+        with pytest.raises(UsageError, match="is a cohort of volumes"):
+            ask()
+
+
 def test_no_person_outgrows_the_map():
     # the most that a person can have, two years after the oldest first scan
     severity = (SEVERITY["AD"][0] + 2 * SEVERITY["AD"][1]) * np.exp(0.3)

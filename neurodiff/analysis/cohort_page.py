@@ -52,7 +52,7 @@ def cohort_page(
     if shown < 1:
         raise UsageError(f"{shown} scans were to be shown; give a number from 1")
     found, failed = cohort.each(
-        lambda row, volume: (flags_of(volume, stage=stage), slices(volume)), progress=progress
+        lambda row, volume: (flags_of(volume, stage=stage), _images(volume)), progress=progress
     )
     table = _table(cohort, {scan: flags for scan, (flags, _) in found.items()}, failed)
     order = sorted(
@@ -97,6 +97,14 @@ def slices(volume: Volume) -> list[Image.Image]:
     return pictures
 
 
+def _images(volume: Volume) -> list[tuple[str, str]]:
+    """Data addresses and planes; small, because they are kept of every scan."""
+    return [
+        (viewer.thumbnail_uri(picture, max_side=SIDE), plane)
+        for picture, plane in zip(slices(volume), PLANES, strict=True)
+    ]
+
+
 def _table(cohort: Cohort, flags: dict[str, list[Flag]], failed: pd.DataFrame) -> pd.DataFrame:
     reasons = dict(zip(failed["scan"], failed["reason"], strict=True))
     rows = []
@@ -110,7 +118,7 @@ def _table(cohort: Cohort, flags: dict[str, list[Flag]], failed: pd.DataFrame) -
 
 
 def _card(
-    row: pd.Series, found: tuple[list[Flag], list[Image.Image]] | None, failed: pd.DataFrame
+    row: pd.Series, found: tuple[list[Flag], list[tuple[str, str]]] | None, failed: pd.DataFrame
 ) -> dict[str, Any]:
     words = [str(row[column]) for column in ("diagnosis", "sex", "site") if row[column] is not None]
     if row["age"] == row["age"]:
@@ -120,11 +128,7 @@ def _card(
     if found is None:
         texts = failed.loc[failed["scan"] == row["scan"], "reason"].tolist()
         return {"scan": row["scan"], "words": ", ".join(words), "flags": texts, "images": []}
-    flags, pictures = found
-    images = [
-        (viewer.thumbnail_uri(picture, max_side=SIDE), plane)
-        for picture, plane in zip(pictures, PLANES, strict=True)
-    ]
+    flags, images = found
     return {
         "scan": row["scan"],
         "words": ", ".join(words),

@@ -36,6 +36,7 @@ SCANNER = ("scanner", "scanner_model", "manufacturers_model_name", "manufacturer
 MONTHS = ("months", "session_months", "months_from_baseline", "month")
 DATE = ("examination_date", "acq_time", "acq_date", "session_date", "scan_date", "examdate", "date")
 PATH = ("path", "image_path", "t1_path", "filepath", "filename", "file")
+OF_FIRST = ("age_bl", "age_baseline", "diagnosis_sc", "dx_bl")  # said of the first visit only
 PEOPLE = (("age", AGE), ("sex", SEX), ("diagnosis", DIAGNOSIS), ("site", SITE),
           ("scanner", SCANNER))  # fmt: skip
 
@@ -248,8 +249,9 @@ def add_table(tables: Tables, table: pd.DataFrame, where: str) -> None:
 def apply_tables(found: Found, tables: Tables) -> None:
     """Fill months, age, sex, diagnosis, site and scanner; a visit's table goes before a person's.
 
-    An age that only a person's table states is that of the first session: the months since are
-    added. Where a label states no months, dates of the visits do.
+    An age that only a person's table states, or a column such as ``age_bl``, is that of the first
+    session: the months since are added. A diagnosis that only a person's table states is taken for
+    every session. Where a label states no months, dates of the visits do.
     """
     for subject, rows in _by_subject(found.rows).items():
         person = tables.people.get(_as_subject(subject), {})
@@ -262,7 +264,10 @@ def apply_tables(found: Found, tables: Tables) -> None:
             for known in (months_of(row["label"]), number_of(_first(visit, MONTHS)), by_date):
                 months = known if months != months else months
             row["session"] = months
-            mine, theirs = _people_row(_named(visit)), _people_row(_named(person))
+            own = {
+                key: value for key, value in visit.items() if column_of((key,), OF_FIRST) is None
+            }
+            mine, theirs = _people_row(_named(own)), _people_row(_named({**visit, **person}))
             for key, value in {**theirs, **mine}.items():
                 row.setdefault(key, value)
             if "age" not in mine and "age" in theirs and row["age"] == theirs["age"]:

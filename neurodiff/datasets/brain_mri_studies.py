@@ -1,6 +1,6 @@
 """T1-weighted scans in the layouts that studies hand out: OASIS-1, -2 and -3, IXI and ADNI.
 
-Names of OASIS-2 tables and of ADNI's trees are as remembered from the studies' own pages; columns
+OASIS-2, OASIS-3's tables and ADNI's trees were not verified on the studies' own files; columns
 are looked up whatever their case and blanks, and what is not found stays missing.
 """
 
@@ -306,7 +306,7 @@ def _complete_adni(rows: list[dict[str, Any]], exams: list[dict[str, Any]]) -> N
             years = (pd.to_datetime(row["date"]) - start).days / 365.25
             row["age"] = number_of(_get(exam, "age")) + years
         row["sex"] = row["sex"] or sex_of(_get(exam, "ptgender"))
-        row["diagnosis"] = row["diagnosis"] or diagnosis_of(_get(exam, "dx", "dx_bl"))
+        row["diagnosis"] = row["diagnosis"] or diagnosis_of(_get(exam, "dx"))
 
 
 def _table_with(

@@ -212,14 +212,15 @@ def prepare_cohort(
         path = out / row["subject"] / f"{scan}.nii.gz"
         beside = path.with_name(f"{scan}.json")
         try:
-            if not _is_done(path, beside, record, row):
+            source = _source(row)
+            if not _is_done(path, beside, record, source):
                 volume = cohort[number]
                 for step in steps:
                     volume = step(volume)
                 made = prepare_scan(volume, settings)
                 made.volume.save(path)
                 about = {
-                    "settings": record, "source": row["path"], "low": made.low, "high": made.high,
+                    "settings": record, "source": source, "low": made.low, "high": made.high,
                     "notes": made.notes,
                     "flags": flag_names(flags_of(made.volume, stage="prepared")),
                 }  # fmt: skip
@@ -240,7 +241,13 @@ def prepare_cohort(
                   simulated=cohort.simulated)  # fmt: skip
 
 
-def _is_done(path: Path, beside: Path, record: dict[str, Any], row: pd.Series) -> bool:
+def _source(row: pd.Series) -> str:
+    """Path and size of the scan's file; a size that changed is another scan."""
+    path = Path(row["path"])
+    return f"{path} {path.stat().st_size}" if row["path"] and path.is_file() else str(row["path"])
+
+
+def _is_done(path: Path, beside: Path, record: dict[str, Any], source: str) -> bool:
     if not path.is_file() or not beside.is_file():
         return False
     try:
@@ -248,7 +255,7 @@ def _is_done(path: Path, beside: Path, record: dict[str, Any], row: pd.Series) -
     except DataError:
         return False
     wanted = {**record, "shape": list(record["shape"])}
-    return about.get("settings") == wanted and about.get("source") == row["path"]
+    return about.get("settings") == wanted and about.get("source") == source
 
 
 def _name(step: Any) -> str:
