@@ -12,7 +12,14 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import command_text
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.datasets.opening import MADE_FROM_A_SEED, OPENERS, find_cards, open_dataset, resolve
+from neurodiff.datasets.opening import (
+    MADE_FROM_A_SEED,
+    OPENERS,
+    VOLUMES,
+    find_cards,
+    open_recording,
+    resolve,
+)
 from neurodiff.datasets.simulated.opening import simulated_stimuli, study_of
 from neurodiff.datasets.simulated.scene_opening import simulated_scene_stimuli
 from neurodiff.geometry.bank import ShapeBank
@@ -86,7 +93,7 @@ class Source:
         return str(Path(self.data).expanduser()) if self.data.startswith("~") else self.data
 
     def open(self, progress: Progress = SILENT) -> tuple[Recording, Stimuli]:
-        """Recording and stimuli; see `open_dataset` for the errors."""
+        """Recording and stimuli; see `open_recording` for the errors."""
         options: dict[str, Any] = {}
         if self.restandardise is not None:
             options["restandardise"] = self.restandardise
@@ -94,11 +101,11 @@ class Source:
             self._study(progress)
         elif self.reader in MADE_FROM_A_SEED:
             options["progress"] = progress
-        return open_dataset(self._data, root=self.root, subject=self.subject, **options)
+        return open_recording(self._data, root=self.root, subject=self.subject, **options)
 
     def stimuli(self) -> Stimuli:
         """The stimuli alone; simulated ones without simulating a recording."""
-        if self.reader not in MADE_FROM_A_SEED:
+        if self.reader not in MADE_FROM_A_SEED or self.reader in VOLUMES:
             return self.open()[1]
         options = resolve(self._data)[2]
         make = simulated_stimuli if self.reader == OBJECTS else simulated_scene_stimuli

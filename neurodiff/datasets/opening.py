@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from neurodiff.core.cohort import Cohort
 from neurodiff.core.config import find_shared, load
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.recording import Recording
@@ -17,6 +18,7 @@ from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.algonauts2023 import Algonauts2023
 from neurodiff.datasets.brain_diffuser_check import check_prepared_npy
 from neurodiff.datasets.brain_diffuser_files import open_prepared_npy
+from neurodiff.datasets.brain_mri import check_brain_mri, open_brain_mri
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
@@ -29,6 +31,10 @@ from neurodiff.datasets.nsd import NSD
 from neurodiff.datasets.nsd_imagery import NSDImagery
 from neurodiff.datasets.nsd_synthetic import NSDSynthetic
 from neurodiff.datasets.prepared import check_prepared, open_prepared
+from neurodiff.datasets.simulated.brain_opening import (
+    check_simulated_brains,
+    open_simulated_brains,
+)
 from neurodiff.datasets.simulated.opening import check_simulated, open_simulated
 from neurodiff.datasets.simulated.scene_opening import (
     check_simulated_scenes,
@@ -38,7 +44,7 @@ from neurodiff.datasets.simulated.scene_opening import (
 if TYPE_CHECKING:
     import pandas as pd
 
-OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
+OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli] | Cohort]] = {
     "fmri_shape": FMRIShape.open,
     "fmri_shape_glmsingle": GLMsingleShape.open,
     "fmri_objaverse": FMRIObjaverse.open,
@@ -53,6 +59,8 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli]]] = {
     "prepared": open_prepared,
     "simulated_objects": open_simulated,
     "simulated_scenes": open_simulated_scenes,
+    "brain_mri": open_brain_mri,
+    "simulated_brains": open_simulated_brains,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "fmri_shape": check_fmri_shape,
@@ -69,8 +77,11 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "prepared": check_prepared,
     "simulated_objects": check_simulated,
     "simulated_scenes": check_simulated_scenes,
+    "brain_mri": check_brain_mri,
+    "simulated_brains": check_simulated_brains,
 }
-MADE_FROM_A_SEED = ("simulated_objects", "simulated_scenes")  # readers that need no folder
+MADE_FROM_A_SEED = ("simulated_objects", "simulated_scenes", "simulated_brains")  # need no folder
+VOLUMES = ("brain_mri", "simulated_brains")  # readers whose data set is a Cohort
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,26 +105,45 @@ class Card:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@overload
+def open_dataset(
+    name: Literal["brain_mri", "simulated_brains"],
+    root: str | Path | None = None,
+    subject: int | str | None = None,
+    **options: Any,
+) -> Cohort: ...
+@overload
 def open_dataset(
     name: str,
     root: str | Path | None = None,
     subject: int | str | None = None,
     **options: Any,
-) -> tuple[Recording, Stimuli]:
-    """Recording and stimuli of a data set.
+) -> Any: ...
+def open_dataset(
+    name: str,
+    root: str | Path | None = None,
+    subject: int | str | None = None,
+    **options: Any,
+) -> Any:
+    """Recording and stimuli of a data set, or the cohort where it is one of volumes.
 
     Parameters
     ----------
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
         ``"nsd"``, ``"nsd_imagery"``, ``"nsd_synthetic"``, ``"brain_diffuser_npy"``,
         ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``,
-        ``"simulated_scenes"``, a card's name or a card's path.
+        ``"simulated_scenes"``, ``"brain_mri"``, ``"simulated_brains"``, a card's name or path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
-    subject : which subject; None is subject 1, and with ``"csv"`` and ``"prepared"`` every subject.
+    subject : which subject; None is subject 1, and with ``"csv"``, ``"prepared"`` and cohorts every
+        subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
         `Haxby2001.open`, `NSD.open`, `NSDImagery.open`, `NSDSynthetic.open`,
         `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared`,
-        `open_simulated` and `open_simulated_scenes`.
+        `open_simulated`, `open_simulated_scenes`, `open_brain_mri` and `open_simulated_brains`.
+
+    Returns
+    -------
+    ``(Recording, Stimuli)``, or a `Cohort` from the readers in `VOLUMES`.
 
     Raises
     ------
@@ -125,6 +155,21 @@ def open_dataset(
         settings["subject"] = subject
     _check_options(name, OPENERS[reader], settings)
     return OPENERS[reader](folder, **settings)
+
+
+def open_recording(
+    name: str,
+    root: str | Path | None = None,
+    subject: int | str | None = None,
+    **options: Any,
+) -> tuple[Recording, Stimuli]:
+    """`open_dataset` where a recording is needed; a cohort of volumes is refused in a sentence."""
+    if resolve(name, root, options)[0] in VOLUMES:
+        raise UsageError(
+            f"{name} is a cohort of volumes, and responses to stimuli are needed here; open it "
+            "with open_dataset"
+        )
+    return open_dataset(name, root=root, subject=subject, **options)
 
 
 def check_dataset(
@@ -144,7 +189,7 @@ def check_dataset(
     UsageError : unknown name, or no root.
     """
     reader, folder, settings = resolve(name, root, options)
-    if reader != "csv":  # the other readers' options do not change what has to be there
+    if reader not in ("csv", "brain_mri"):  # other readers' options do not change what is needed
         settings = {}
     return as_table(CHECKERS[reader](folder, subject=subject, **settings))
 
