@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neurodiff.analysis.report import Report
     from neurodiff.analysis.scores import evaluate
+    from neurodiff.bridges.factored_ridge import FactoredRidge
     from neurodiff.bridges.ridge import MultiTargetRidge
+    from neurodiff.core.cohort import Cohort
     from neurodiff.core.errors import NeurodiffError
     from neurodiff.core.recording import Recording
     from neurodiff.core.run import Run
     from neurodiff.core.stimuli import Stimuli
+    from neurodiff.core.volume import Volume
     from neurodiff.datasets.opening import open_dataset
     from neurodiff.pipelines.brain_diffuser import BrainDiffuser
     from neurodiff.pipelines.mind3d import MinD3D
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 # into __all__ below; tests/test_lazy_names.py holds the three together.
 _PLACES = {
     "BrainDiffuser": "neurodiff.pipelines.brain_diffuser",
+    "Cohort": "neurodiff.core.cohort",
+    "FactoredRidge": "neurodiff.bridges.factored_ridge",
     "MinD3D": "neurodiff.pipelines.mind3d",
     "MultiTargetRidge": "neurodiff.bridges.ridge",
     "NeurodiffError": "neurodiff.core.errors",
@@ -37,12 +42,15 @@ _PLACES = {
     "Report": "neurodiff.analysis.report",
     "Run": "neurodiff.core.run",
     "Stimuli": "neurodiff.core.stimuli",
+    "Volume": "neurodiff.core.volume",
     "evaluate": "neurodiff.analysis.scores",
     "open_dataset": "neurodiff.datasets.opening",
 }
 
 __all__ = [
     "BrainDiffuser",
+    "Cohort",
+    "FactoredRidge",
     "MinD3D",
     "MultiTargetRidge",
     "NeurodiffError",
@@ -50,6 +58,7 @@ __all__ = [
     "Report",
     "Run",
     "Stimuli",
+    "Volume",
     "__version__",
     "evaluate",
     "open_dataset",
