@@ -83,7 +83,7 @@ def test_a_folder_of_another_seed_is_refused(finished):
         demo.run_demo(out=finished, seed=4, size="tiny")
 
 
-@pytest.mark.parametrize(("kind", "size"), [("brain-diffuser", "tiny"), ("mind3d", "huge")])
+@pytest.mark.parametrize(("kind", "size"), [("brain-difuser", "tiny"), ("mind3d", "huge")])
 def test_unknown_demo_or_size(kind, size, tmp_path):
-    with pytest.raises(UsageError, match="there is"):
+    with pytest.raises(UsageError, match="there is no (demo|size)"):
         demo.run_demo(kind, tmp_path / "x", size=size)

@@ -188,7 +188,7 @@ def test_container_packages_are_pinned_by_hash(repository):
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     pins = [line for line in lines if "==" in line]
     hashes = [line.split("sha256:")[1].strip() for line in lines if "sha256:" in line]
-    assert len(pins) == len(hashes) == 3
+    assert len(pins) == len(hashes) == 4
     assert all(len(one) == 64 and int(one, 16) for one in hashes)
 
 
