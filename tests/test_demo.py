@@ -85,5 +85,5 @@ def test_a_folder_of_another_seed_is_refused(finished):
 
 @pytest.mark.parametrize(("kind", "size"), [("brain-difuser", "tiny"), ("mind3d", "huge")])
 def test_unknown_demo_or_size(kind, size, tmp_path):
-    with pytest.raises(UsageError, match="there is no (demo|size)"):
+    with pytest.raises(UsageError, match=r"there is no (demo|size)"):
         demo.run_demo(kind, tmp_path / "x", size=size)
