@@ -155,7 +155,9 @@ class RadiomicsSettings:
                 f"spacing_mm is {wanted!r}; give one spacing above 0, or three (slices, rows, "
                 "columns) of which None keeps an axis"
             )
-        a, b, c = (old if new is None else float(new) for old, new in zip(spacing, three))
+        a, b, c = (
+            old if new is None else float(new) for old, new in zip(spacing, three, strict=True)
+        )
         return a, b, c
 
     def range_or(self, low: float, high: float) -> tuple[float, float]:

@@ -72,7 +72,7 @@ def pair_counts(
     """
     flat, strides = shared.padded(codes, distance)
     width = levels + 1
-    counts = np.empty((len(steps), levels, levels), dtype=np.int64)
+    counts = np.zeros((len(steps), levels, levels), dtype=np.int64)
     scaled = flat.astype(np.int64 if width > 40_000 else np.int32) * width
     for k, step in enumerate(steps):
         gap = distance * shared.stride(step, strides)

@@ -102,9 +102,9 @@ def _zone_table(region: Region, space: bool, distances: bool) -> tuple[np.ndarra
     inside = region.levels > 0
     label = label_zones(region.levels, shared.SPACE if space else shared.PLANE)
     size = np.bincount(label)
-    level = np.empty(size.size, dtype=np.int64)
+    level = np.zeros(size.size, dtype=np.int64)
     level[label] = region.levels[inside]
-    slice_of = np.empty(size.size, dtype=np.int64)
+    slice_of = np.zeros(size.size, dtype=np.int64)
     slice_of[label] = np.nonzero(inside)[0]
     distance = np.full(size.size, np.iinfo(np.int32).max, dtype=np.int64)
     if distances:
