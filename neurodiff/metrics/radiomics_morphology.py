@@ -15,8 +15,9 @@ _MAX_TRANSFORM = 2**26
 def morphology(region: Region) -> dict[str, float]:
     """Shape features, names ``morph_*``; lengths in mm.
 
-    Beside IBSI's: the longest diameter within a plane of slices, of rows and of columns
-    (``morph_diam_slice``, ``_row``, ``_column``), which are pyradiomics'. The enclosing bodies
+    Beside IBSI's: the number of voxels, and pyradiomics' longest diameters within one slice
+    (``morph_diam_slice``), one coronal plane (``_column``: the row stays) and one sagittal plane
+    (``_row``: the column stays). The enclosing bodies
     without a reference value (oriented box, minimum ellipsoid) are left out.
     """
     vertices, faces = surface(region.morphological, region.spacing)
@@ -120,7 +121,7 @@ def _boxes(vertices: np.ndarray, volume: float, area: float) -> dict[str, float]
         "morph_vol_dens_conv_hull": volume / float(hull.volume),
         "morph_area_dens_conv_hull": area / float(hull.area),
     }
-    for axis, name in enumerate(("slice", "row", "column")):
+    for axis, name in enumerate(("slice", "column", "row")):
         result[f"morph_diam_{name}"] = _longest_within(vertices, axis)
     return result
 
