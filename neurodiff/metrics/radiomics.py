@@ -39,7 +39,18 @@ from neurodiff.metrics import (
     radiomics_zones,
 )
 from neurodiff.metrics.radiomics_chain import Region, prepare
-from neurodiff.metrics.radiomics_names import PYRADIOMICS, reason
+from neurodiff.metrics.radiomics_names import PYRADIOMICS, feature_class, reason
+
+__all__ = [
+    "AGGREGATIONS",
+    "FAMILIES",
+    "PYRADIOMICS",
+    "Features",
+    "RadiomicsSettings",
+    "as_pyradiomics",
+    "feature_class",
+    "radiomics",
+]
 
 FAMILIES = (
     "morph", "loc", "stat", "ih", "ivh", "cm", "rlm", "szm", "dzm", "ngt", "ngl"
@@ -234,17 +245,6 @@ def as_pyradiomics(features: dict[str, float]) -> dict[str, float]:
         if voxels and f"original_shape_{alias}AxisLength" in result:
             result[f"original_shape_{alias}AxisLength"] *= math.sqrt((voxels - 1) / voxels)
     return result
-
-
-def feature_class(name: str) -> str:
-    """Family of a feature: the part of its IBSI name before the first ``_``.
-
-    Examples
-    --------
-    >>> feature_class("cm_contrast_3D_avg")
-    'cm'
-    """
-    return name.split("_", 1)[0]
 
 
 def _features(region: Region, settings: RadiomicsSettings) -> Features:

@@ -86,6 +86,18 @@ PYRADIOMICS: dict[str, str] = {
 }
 
 
+def feature_class(name: str) -> str:
+    """Class of a feature by its IBSI name, or by the name that pyradiomics gives it.
+
+    Examples
+    --------
+    >>> feature_class("cm_contrast_3D_avg"), feature_class("original_glcm_Contrast")
+    ('cm', 'glcm')
+    """
+    parts = name.split("_")
+    return parts[1] if parts[0] == "original" and len(parts) > 1 else parts[0]
+
+
 def reason(name: str, region: Region) -> str:
     """Say in a sentence why a feature of this region has no value."""
     voxels = int(region.intensity.sum())
