@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ AGATSTON_KVP = 120.0
 AGATSTON_INCREMENT_MM = 3.0
 
 
-def emphysema_index(hu: np.ndarray, lung: np.ndarray, *, threshold: float = -950.0) -> float:
+def emphysema_index(hu: np.ndarray, lung: np.ndarray, *, threshold: float | int = -950.0) -> float:
     """Percent of the lung's voxels below a threshold (LAA-950).
 
     Parameters
@@ -83,10 +84,10 @@ class CalciumScore:
 def agatston(
     hu: np.ndarray,
     where: np.ndarray,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Any,
     *,
-    kvp: float | None = None,
-    threshold: float = 130.0,
+    kvp: float | int | None = None,
+    threshold: float | int = 130.0,
     least_area_mm2: float = 1.0,
     rescale: bool = True,
 ) -> CalciumScore:
@@ -135,7 +136,7 @@ def agatston(
         raise DataError(f"the threshold is {threshold:g} HU; a lesion has at least 130 HU")
     increment, row, column = spacing_mm
     factor = increment / AGATSTON_INCREMENT_MM if rescale else 1.0
-    bright = where.astype(bool) & (hu >= threshold)
+    bright = where & (hu >= threshold)
     scores, lesions, voxels = [], 0, 0
     for k in range(len(hu)):
         label, count = ndimage.label(bright[k], structure=np.ones((3, 3)))

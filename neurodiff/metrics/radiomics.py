@@ -95,16 +95,16 @@ class RadiomicsSettings:
     interpolator: Literal["linear", "cubic"] = "linear"
     interpolation: Literal["needed", "always"] = "needed"
     round_levels: bool = False
-    resegment_range: tuple[float, float] | None = None
-    outlier_sd: float | None = None
-    bin_width: float | None = 25.0
+    resegment_range: tuple[float | int, float | int] | None = None
+    outlier_sd: float | int | None = None
+    bin_width: float | int | None = 25.0
     bin_count: int | None = None
     bin_origin: Literal["lowest", "multiple"] = "lowest"
     aggregation: tuple[str, ...] = ("3D_avg",)
     families: tuple[str, ...] = FAMILIES
     distance: int = 1
     dependence_coarseness: int = 0
-    ivh_step: float = 1.0
+    ivh_step: float | int = 1.0
 
     def __post_init__(self) -> None:
         if self.bin_count is not None and self.bin_width == RadiomicsSettings.bin_width:
@@ -147,7 +147,7 @@ class RadiomicsSettings:
                     )
 
     @classmethod
-    def pyradiomics(cls, *, bin_width: float = 25.0, in_plane: bool = False) -> RadiomicsSettings:
+    def pyradiomics(cls, *, bin_width: float | int = 25.0, in_plane: bool = False) -> RadiomicsSettings:
         """Give what pyradiomics computes by default; ``in_plane`` is its force2D."""
         return cls(
             bin_width=bin_width,
@@ -189,7 +189,7 @@ class Features(dict[str, float]):
 def radiomics(
     image: np.ndarray,
     mask: np.ndarray,
-    spacing_mm: Sequence[float],
+    spacing_mm: Any,
     settings: RadiomicsSettings | None = None,
     roi_name: str = "ROI",
 ) -> Features:
@@ -288,7 +288,7 @@ def _stem(name: str) -> str:
 
 
 def _checked(
-    image: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float], roi_name: str
+    image: np.ndarray, mask: np.ndarray, spacing_mm: Any, roi_name: str
 ) -> tuple[float, float, float]:
     if image.ndim != 3:
         raise DataError(
@@ -315,5 +315,5 @@ def _checked(
     return spacing[0], spacing[1], spacing[2]
 
 
-def _positive(value: float) -> bool:
+def _positive(value: Any) -> bool:
     return math.isfinite(value) and value > 0
