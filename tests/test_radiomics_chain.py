@@ -49,7 +49,7 @@ def test_interpolation_keeps_a_linear_function_at_its_place(interpolator):
                 inside[z, y, x] = weight >= 0.5 - 1e-9
     box = mask_box(inside)
     assert np.array_equal(region.morphological, inside[box])
-    atol = 1e-9 if interpolator == "linear" else 0.02  # a spline bends at the image's edge
+    atol = 1e-9 if interpolator == "linear" else 0.05  # a spline bends at the image's edge
     np.testing.assert_allclose(
         region.values[region.intensity], whole[box][inside[box]], atol=atol
     )

@@ -173,7 +173,9 @@ class RadiomicsSettings:
 
     def range_or(self, low: float, high: float) -> tuple[float, float]:
         """Give the range of re-segmentation, or where there is none, these two."""
-        return (low, high) if self.resegment_range is None else self.resegment_range
+        if self.resegment_range is None:
+            return low, high
+        return float(self.resegment_range[0]), float(self.resegment_range[1])
 
 
 class Features(dict[str, float]):

@@ -28,7 +28,7 @@ def run_lengths(region: Region, aggregations: Sequence[str]) -> dict[str, float]
         if dimension not in found:
             steps = shared.SPACE if dimension == "3D" else shared.PLANE
             parts = shared.slices_of(region.levels) if dimension == "2D" else [region.levels]
-            found[dimension] = [(directional_runs(p, steps), int((p > 0).sum())) for p in parts]
+            found[dimension] = [(directional_runs(p, steps), float((p > 0).sum())) for p in parts]
         rows = []
         for runs, voxels in found[dimension]:
             if how == "comb":
