@@ -63,9 +63,7 @@ def test_every_reference_value_of_the_digital_phantom_is_met(computed, family):
 
 def test_the_table_has_482_values_and_none_is_left_over(computed):
     assert len(REFERENCE) == 482
-    assert {feature_class(tag) for tag, _, _ in REFERENCE} == {
-        f for f in FAMILIES
-    }  # all of them
+    assert {feature_class(tag) for tag, _, _ in REFERENCE} == {f for f in FAMILIES}  # all of them
     assert not computed.reasons
 
 
@@ -83,9 +81,7 @@ def test_the_slice_axis_is_whatever_the_settings_say():
     spacing = (3.0, 0.7, 0.9)
     usual = radiomics(image, mask, spacing, RadiomicsSettings(aggregation=("2D_avg", "3D_comb")))
     settings = RadiomicsSettings(slice_axis=2, aggregation=("2D_avg", "3D_comb"))
-    turned = radiomics(
-        np.moveaxis(image, 0, 2), np.moveaxis(mask, 0, 2), (0.7, 0.9, 3.0), settings
-    )
+    turned = radiomics(np.moveaxis(image, 0, 2), np.moveaxis(mask, 0, 2), (0.7, 0.9, 3.0), settings)
     assert_same(usual, turned)
 
 
@@ -98,7 +94,9 @@ def test_what_lies_outside_the_mask_changes_nothing_but_the_local_peak():
     wide = (slice(2, 11), slice(1, 12), slice(3, 16))
     larger, frame = np.zeros((12, 14, 17)), np.zeros((12, 14, 17), dtype=bool)
     larger[wide], frame[wide] = image, mask
-    assert_same(radiomics(image, mask, ONE_MM, settings), radiomics(larger, frame, ONE_MM, settings))
+    assert_same(
+        radiomics(image, mask, ONE_MM, settings), radiomics(larger, frame, ONE_MM, settings)
+    )
 
 
 def test_mirrored_images_have_the_same_features():

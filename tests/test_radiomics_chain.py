@@ -50,9 +50,7 @@ def test_interpolation_keeps_a_linear_function_at_its_place(interpolator):
     box = mask_box(inside)
     assert np.array_equal(region.morphological, inside[box])
     atol = 1e-9 if interpolator == "linear" else 0.05  # a spline bends at the image's edge
-    np.testing.assert_allclose(
-        region.values[region.intensity], whole[box][inside[box]], atol=atol
-    )
+    np.testing.assert_allclose(region.values[region.intensity], whole[box][inside[box]], atol=atol)
 
 
 def test_only_the_wanted_axes_are_interpolated():

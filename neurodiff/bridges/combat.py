@@ -151,7 +151,7 @@ class ComBat(BaseEstimator):
         values, names = feature_matrix(X)
         self._check_features(values, names)
         labels = batch_labels(batch, len(values))
-        unknown = sorted(set(labels) - set(self.batches_))
+        unknown = sorted(set(labels.tolist()) - set(self.batches_.tolist()))
         if unknown:
             raise DataError(
                 f"batch {unknown[0]!r} was not in the training, which had "
@@ -219,7 +219,7 @@ class ComBat(BaseEstimator):
     def _check_batches(self, sizes: np.ndarray) -> None:
         if len(self.batches_) < 2:
             raise DataError(
-                f"all rows are of batch {self.batches_[0]!r}; ComBat needs at least 2 batches"
+                f"all rows are of batch {str(self.batches_[0])!r}; ComBat needs at least 2 batches"
             )
         if self.reference is not None and str(self.reference) not in self.batches_:
             raise UsageError(
@@ -228,7 +228,7 @@ class ComBat(BaseEstimator):
             )
         if not self.mean_only and sizes.min() < 2:
             raise DataError(
-                f"batch {self.batches_[int(sizes.argmin())]!r} has 1 row, which has no scale; "
+                f"batch {str(self.batches_[int(sizes.argmin())])!r} has 1 row, which has no scale; "
                 "add rows, leave the batch out, or set mean_only=True"
             )
 

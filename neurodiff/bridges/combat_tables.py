@@ -111,7 +111,7 @@ class CovariateCode:
                 blocks.append(column.to_numpy(dtype=np.float64)[:, None])
                 continue
             words = column.astype(str).to_numpy(dtype=str)
-            unknown = sorted(set(words) - set(levels))
+            unknown = sorted(set(words.tolist()) - set(levels))
             if unknown:
                 raise DataError(
                     f"covariate {name} is {unknown[0]!r}, which the training did not have; it had "

@@ -325,7 +325,7 @@ def _check_groups(
         own = np.unique(owners[codes == code])
         if len(own) > 1:
             raise UsageError(
-                f"group {list(groups)[int(np.flatnonzero(codes == code)[0])]!r} lies in "
+                f"group {str(list(groups)[int(np.flatnonzero(codes == code)[0])])!r} lies in "
                 f"{len(own)} subjects; name slices so that no two subjects share one"
             )
     mixed = set(owners[is_phantom]) & set(owners[~is_phantom])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def ccc(x: Any, y: Any) -> float:
     return float(2 * shared / apart)
 
 
-def icc(ratings: Any, kind: Literal["2,1", "3,1"] = "2,1") -> float:
+def icc(ratings: Any, kind: str = "2,1") -> float:
     """Intraclass correlation of single ratings, two-way.
 
     Parameters

@@ -147,7 +147,9 @@ class RadiomicsSettings:
                     )
 
     @classmethod
-    def pyradiomics(cls, *, bin_width: float | int = 25.0, in_plane: bool = False) -> RadiomicsSettings:
+    def pyradiomics(
+        cls, *, bin_width: float | int = 25.0, in_plane: bool = False
+    ) -> RadiomicsSettings:
         """Give what pyradiomics computes by default; ``in_plane`` is its force2D."""
         return cls(
             bin_width=bin_width,
