@@ -54,8 +54,10 @@ def test_what_does_not_vary_has_no_concordance():
 
 def test_repeatability_and_bias_of_known_differences():
     x = np.array([1.0, 2.0, 3.0, 4.0])
-    assert repeatability_coefficient(x, x + [3, -3, 3, -3]) == pytest.approx(1.96 * 3, rel=1e-4)
-    limits = bland_altman(x, x + [1, 3, 1, 3])
+    assert repeatability_coefficient(x, x + np.array([3, -3, 3, -3])) == pytest.approx(
+        1.96 * 3, rel=1e-4
+    )
+    limits = bland_altman(x, x + np.array([1, 3, 1, 3]))
     assert limits.bias == 2
     assert limits.sd == pytest.approx(np.sqrt(4 / 3))
     assert limits.upper - limits.lower == pytest.approx(2 * 1.96 * limits.sd, rel=1e-4)
@@ -191,10 +193,12 @@ def test_pairs_with_a_missing_feature_are_left_out_and_counted():
     assert found.loc["stat_mean", "ccc"] == pytest.approx(
         ccc(a["stat_mean"][keep], b["stat_mean"][keep])
     )
-    assert np.isnan(found.loc["constant", "ccc"]) and np.isnan(found.loc["never", "icc_21"])
+    assert np.isnan(found.loc["constant", "ccc"])
+    assert np.isnan(found.loc["never", "icc_21"])
     assert result.left_out == ("extra",)
     classes = result.classes.set_index("feature_class")
-    assert classes.loc["all", "features"] == 5 and classes.loc["all", "defined"] == 3
+    assert classes.loc["all", "features"] == 5
+    assert classes.loc["all", "defined"] == 3
 
 
 @pytest.mark.parametrize(

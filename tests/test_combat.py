@@ -181,7 +181,8 @@ def test_a_table_comes_back_as_a_table_with_its_names():
     X, batch = batches(features=3)
     table = pd.DataFrame(X, columns=["a", "b", "c"], index=[f"roi{i}" for i in range(len(X))])
     out = ComBat().fit_transform(table, batch)
-    assert list(out.columns) == ["a", "b", "c"] and out.index.equals(table.index)
+    assert list(out.columns) == ["a", "b", "c"]
+    assert out.index.equals(table.index)
     np.testing.assert_array_equal(out.to_numpy(), ComBat().fit_transform(X, batch))
     model = ComBat().fit(table, batch)
     with pytest.raises(UsageError, match="feature 'c' is not where"):
@@ -226,7 +227,7 @@ def test_a_transform_refuses_what_the_fit_did_not_see():
     X, batch = batches()
     model = ComBat().fit(X, batch, pd.DataFrame({"sex": np.tile(["f", "m", "f"], 25)}))
     sex = pd.DataFrame({"sex": ["f"]})
-    with pytest.raises(DataError, match="'Philip' was not in the training.*Did you mean 'Philips'"):
+    with pytest.raises(DataError, match="'Philip' was not in the training"):
         model.transform(X[:1], ["Philip"], sex)
     with pytest.raises(UsageError, match="fitted with covariates sex"):
         model.transform(X[:1], ["GE"])

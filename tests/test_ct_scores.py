@@ -76,7 +76,8 @@ def test_corners_join_and_small_areas_are_noise():
     hu, where = heart()
     hu[0, 2, 2] = hu[0, 3, 3] = 200.0
     joined = agatston(hu, where, (3.0, 0.7, 0.8))  # 2 x 0.56 mm^2
-    assert joined.lesions == 1 and joined.score == pytest.approx(2 * 0.56 * 2)
+    assert joined.lesions == 1
+    assert joined.score == pytest.approx(2 * 0.56 * 2)
     hu[0, 3, 3], hu[0, 3, 4] = 50.0, 200.0
     assert agatston(hu, where, (3.0, 0.7, 0.8)).score == 0
 

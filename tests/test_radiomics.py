@@ -188,6 +188,16 @@ def test_bad_input_is_one_sentence(change, match):
         radiomics(**given | change)
 
 
+def test_settings_come_from_a_recipe():
+    given = {"bin_width": 25, "aggregation": ["2D_avg"], "resegment_range": [-1000, 400]}
+    settings = RadiomicsSettings.from_dict(given)
+    assert settings == RadiomicsSettings(
+        bin_width=25.0, aggregation=("2D_avg",), resegment_range=(-1000, 400)
+    )
+    with pytest.raises(UsageError, match=r"'binwidth' is no setting .* Did you mean 'bin_width'"):
+        RadiomicsSettings.from_dict({"binwidth": 25})
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

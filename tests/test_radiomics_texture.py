@@ -47,15 +47,18 @@ def test_features_of_a_matrix_that_is_known():
     grey = np.array([1.0, 2.0])
     same = radiomics_glcm.matrix_features(np.eye(2), grey, 2)
     opposite = radiomics_glcm.matrix_features(1 - np.eye(2), grey, 2)
-    assert same["corr"] == pytest.approx(1) and opposite["corr"] == pytest.approx(-1)
-    assert same["contrast"] == 0 and opposite["contrast"] == 1
+    assert same["corr"] == pytest.approx(1)
+    assert opposite["corr"] == pytest.approx(-1)
+    assert same["contrast"] == 0
+    assert opposite["contrast"] == 1
     assert same["info_corr1"] == opposite["info_corr1"] == pytest.approx(-1)
     assert same["info_corr2"] == pytest.approx(math.sqrt(1 - math.exp(-2)))
     assert same["mcc"] == opposite["mcc"] == pytest.approx(1)
     independent = radiomics_glcm.matrix_features(np.ones((2, 2)), grey, 2)
     assert independent["corr"] == independent["info_corr2"] == pytest.approx(0, abs=1e-12)
     assert independent["mcc"] == pytest.approx(0, abs=1e-12)
-    assert independent["joint_entr"] == 2 and independent["energy"] == 0.25
+    assert independent["joint_entr"] == 2
+    assert independent["energy"] == 0.25
 
 
 def test_levels_that_do_not_occur_change_nothing():
@@ -110,9 +113,12 @@ def test_zones_are_those_of_an_image_labeller(space):
 def test_distance_to_the_edge_is_counted_in_steps_across_faces():
     mask = np.ones((5, 5, 5), dtype=bool)
     space = radiomics_zones.edge_distance(mask, space=True)
-    assert space[2, 2, 2] == 3 and space[2, 2, 0] == 1 and space[1, 1, 1] == 2
+    assert space[2, 2, 2] == 3
+    assert space[2, 2, 0] == 1
+    assert space[1, 1, 1] == 2
     plane = radiomics_zones.edge_distance(mask, space=False)
-    assert plane[0, 2, 2] == 3 and space[0, 2, 2] == 1
+    assert plane[0, 2, 2] == 3
+    assert space[0, 2, 2] == 1
     mask[2, 2, 2] = False
     assert radiomics_zones.edge_distance(mask, space=True)[2, 2, 1] == 1
     # a diagonal neighbour outside is two steps away

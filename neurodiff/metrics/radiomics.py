@@ -21,7 +21,7 @@ Examples
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,6 +145,23 @@ class RadiomicsSettings:
                     raise UsageError(
                         f"{name} names {one!r}; there are {', '.join(known)}.{suggest(one, known)}"
                     )
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> RadiomicsSettings:
+        """Settings from a recipe: the names above, lists where they are tuples.
+
+        Raises
+        ------
+        UsageError : a name that is none of the settings, or a value that does not fit.
+        """
+        known = cls.__dataclass_fields__
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"{name!r} is no setting of radiomics; there are {', '.join(known)}."
+                    f"{suggest(name, known)}"
+                )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     @classmethod
     def pyradiomics(

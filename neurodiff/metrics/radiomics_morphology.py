@@ -9,7 +9,7 @@ import numpy as np
 from neurodiff.metrics.radiomics_chain import Region
 
 # the transform of Moran's I is of twice the box; more than this is 1 GB of work
-_MAX_TRANSFORM = 2**26
+_MAX_TRANSFORM = 2**25
 
 
 def morphology(region: Region) -> dict[str, float]:
