@@ -68,6 +68,7 @@ def main() -> None:
     image, mask = volume(args.side, args.cube)
     spacing = (1.0, 1.0, 1.0)
     settings = RadiomicsSettings.pyradiomics()
+    print(f"cube of {args.cube}^3 in {args.side}^3 voxels, seed 0, best of {args.repeats} runs")
     cpu, wall, ours = best(args.repeats, lambda: radiomics(image, mask, spacing, settings))
     print(f"neurodiff, every family: {len(ours)} features, {cpu:.2f} CPU s, {wall:.2f} s")
     for family in FAMILIES:

@@ -241,3 +241,13 @@ def test_a_transform_refuses_what_the_fit_did_not_see():
         ComBat(reference="Ge").fit(X, batch)
     with pytest.raises(UsageError, match="'error' or 'keep'"):
         ComBat(constant="drop").fit(X, batch)
+
+
+def test_mean_only_shrinks_by_the_weight_of_its_rows():
+    """Known scale 1: the posterior mean of a normal shift in closed form."""
+    X, batch = batches(sizes=(5, 8, 6))
+    model = ComBat(mean_only=True).fit(X, batch)
+    for raw, starred, n in zip(model.gamma_raw_, model.gamma_, (5, 8, 6), strict=True):
+        tau2 = raw.var(ddof=1)
+        expected = (n * tau2 * raw + raw.mean()) / (n * tau2 + 1)
+        np.testing.assert_allclose(starred, expected, rtol=1e-12)
