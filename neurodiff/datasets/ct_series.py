@@ -242,3 +242,11 @@ def read_series(
         raise UsageError(f"missing is {missing!r}; expected 'error', 'interpolate' or 'split'")
     runs = read_chosen(source, series, missing)
     return runs if missing == "split" else runs[0]
+
+
+def read_ct_volume(path: Path, unit: str = "HU", channels: bool = False) -> Volume:
+    """The series of a folder or file on an orthogonal grid, in HU; what `Volume.open` calls.
+
+    ``unit`` and ``channels`` belong to other formats and change nothing. Errors as `read_series`.
+    """
+    return read_series(path).volume()
