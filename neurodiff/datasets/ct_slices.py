@@ -65,7 +65,9 @@ def files_of(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], str
         return [root], str(root)
     paths = sorted(
         path for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.is_file()
+        and path.suffix != ".json"
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )  # fmt: skip
     if not paths:
         raise MissingDataError(f"{root} holds no file; give the folder of the series")
@@ -92,7 +94,7 @@ def read_headers(paths: Iterable[Path], *, sole: bool = False) -> tuple[list[Hea
         if reason is not None:
             left_out.append(reason)
             continue
-        headers += _slices(dataset, str(path))
+        headers += slices_of(dataset, str(path))
     return headers, left_out
 
 
@@ -133,7 +135,7 @@ def choose(
     return next(iter(labelled.values())), notes
 
 
-def _slices(dataset: Any, path: str) -> list[Header]:
+def slices_of(dataset: Any, path: str) -> list[Header]:
     """One header a slice; several for a multi-frame file."""
     frames: list[Any] = [dataset]
     shared = dataset

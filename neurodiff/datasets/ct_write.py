@@ -131,7 +131,9 @@ def write_warnings(series: CTSeries) -> tuple[str, ...]:
     else:
         warnings.append("text that is burned into pixels is not looked for or removed")
     part = (series.facts.body_part or "").upper()
-    if not part or any(word in part for word in ("HEAD", "BRAIN", "SKULL", "NECK", "WHOLE", "FACE")):
+    if not part or any(
+        word in part for word in ("HEAD", "BRAIN", "SKULL", "NECK", "WHOLE", "FACE")
+    ):
         warnings.append("a face may be recognised in slices of the head; it is not removed")
     return tuple(warnings)
 
@@ -146,7 +148,7 @@ def _identity(mode: str, key: str | bytes | None, dates: str) -> Identity:
     secret = key.encode() if isinstance(key, str) else key
     if secret is None or len(secret) < 16:
         raise UsageError(
-            "deidentify needs a key of at least 16 characters, from which new identifiers are made; "
+            "deidentify needs a key of at least 16 characters, from which identifiers are made; "
             "keep it secret, and use the same one for all series of a study"
         )
     return Remapped(secret, shift=dates == "shift")
@@ -156,13 +158,13 @@ def _check(series: CTSeries, hu: np.ndarray, folder: Path, description: str) -> 
     hu = np.asarray(hu)
     if hu.shape != series.hu.shape:
         raise UsageError(
-            f"hu has shape {hu.shape} and the series {series.hu.shape}; give one value a pixel, for "
-            "a volume by series.back"
+            f"hu has shape {hu.shape} and the series {series.hu.shape}; give one value a pixel, "
+            "for a volume by series.back"
         )
     if len(description) > 64 or not description.isprintable() or "\\" in description:
         raise UsageError(
-            f"the description has {len(description)} characters; expected at most 64 printable ones "
-            "without a backslash"
+            f"the description has {len(description)} characters; expected at most 64 printable "
+            "ones without a backslash"
         )
     if not np.isfinite(hu).all():
         raise DataError("the values to write hold NaN or infinity; a pixel needs a number of HU")
@@ -303,9 +305,7 @@ def _place(dataset: Any, series: CTSeries, k: int) -> None:
     dataset.SliceThickness = None if thickness is None else format_number_as_ds(float(thickness))
 
 
-def _pixels(
-    dataset: Any, image: np.ndarray, padding: np.ndarray, padding_hu: float | None
-) -> None:
+def _pixels(dataset: Any, image: np.ndarray, padding: np.ndarray, padding_hu: float | None) -> None:
     """Signed 16 bits, slope 1, intercept 0; padding as it was, declared."""
     stored = np.rint(np.asarray(image, np.float64)).astype(np.int16)
     if padding.any():

@@ -105,8 +105,8 @@ def _sizes(fields: dict[str, str], path: Path) -> tuple[int, int, int]:
     count = fields.get("dimension", "")
     if count != "3" or len(words) != 3 or not all(re.fullmatch(r"\d{1,7}", w) for w in words):
         raise DataError(
-            f"{path} declares dimension {count[:20]!r} and sizes {' '.join(words)[:60]!r}; expected "
-            "one image of three axes"
+            f"{path} declares dimension {count[:20]!r} and sizes {' '.join(words)[:60]!r}; "
+            "expected one image of three axes"
         )
     i, j, k = (int(word) for word in words)
     if min(i, j, k) < 1 or i * j * k > _LARGEST:
