@@ -216,7 +216,8 @@ def index_file(path: str, name: str, size: int, changed: int, key: bytes) -> dic
         dataset = read_header(path)
         reason = why_not(dataset)
         if reason is not None:
-            return row | {"status": "left out", "reason": reason}
+            status = "unreadable" if reason.startswith("without modality") else "left out"
+            return row | {"status": status, "reason": reason}
         slices = slices_of(dataset, path)
         facts = dict(header_facts(dataset)) if len(slices) == 1 else dict(slices[0].facts)
     except DataError as error:

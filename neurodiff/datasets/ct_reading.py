@@ -84,9 +84,7 @@ def _pixels(
     headers: list[Header], normal: np.ndarray, name: str
 ) -> tuple[np.ndarray, np.ndarray, list[Header], list[str]]:
     """HU and padding of slices in order; identical slices at one place are kept once."""
-    rows, columns = headers[0].shape
-    hu = np.zeros((len(headers), rows, columns), np.float32)
-    padding = np.zeros(hu.shape, bool)
+    hu, padding = np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 0), bool)
     kept: list[Header] = []
     notes: list[str] = []
     clashes: list[str] = []
@@ -111,6 +109,9 @@ def _pixels(
         if note and note not in notes:
             notes.append(note)
         image[mask] = AIR
+        if not len(hu):  # the declared size is believed once a file has held it
+            hu = np.zeros((len(headers), *image.shape), np.float32)
+            padding = np.zeros(hu.shape, bool)
         if kept and _apart(kept[-1], header, normal) < SAME_PLACE:
             if np.array_equal(hu[len(kept) - 1], image):
                 doubles += 1

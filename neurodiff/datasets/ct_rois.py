@@ -218,8 +218,8 @@ def _frame_on(
         return image
     if not resample:
         raise DataError(
-            f"{path} lies on another grid ({image.shape[0]} x {image.shape[1]} pixels a slice) than "
-            f"the series ({rows} x {columns}), or aside of it; draw it on the series, or pass "
+            f"{path} lies on another grid ({image.shape[0]} x {image.shape[1]} pixels a slice), not "
+            f"that of the series ({rows} x {columns}), or aside of it; draw it on the series, or pass "
             "resample=True for the nearest pixels"
         )
     row, column = np.arange(rows)[:, None], np.arange(columns)[None]
@@ -298,7 +298,7 @@ def _slice_at(point: np.ndarray, series: CTSeries, path: Path, resample: bool) -
     step = series.stack.step or series.facts.thickness_mm or 1.0
     if off > (0.5 if resample else 0.1) * step + 0.01:
         raise DataError(
-            f"{path} lies {off:.3g} mm from the nearest slice of the series (steps of {step:.3g} mm)"
+            f"{path} lies {off:.3g} mm from the nearest slice of the series (step {step:.3g} mm)"
             "; draw it on this series, or check that both are of one scan"
         )
     return k

@@ -91,6 +91,11 @@ def read_headers(paths: Iterable[Path], *, sole: bool = False) -> tuple[list[Hea
             left_out.append("no DICOM file")
             continue
         reason = why_not_a_slice(dataset)
+        if reason is not None and "SOPClassUID" not in dataset and "Modality" not in dataset:
+            raise DataError(
+                f"{path} is DICOM without a kind of object and modality, so probably cut off; copy "
+                "it again, or leave it out"
+            )
         if reason is not None:
             left_out.append(reason)
             continue
