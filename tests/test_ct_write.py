@@ -102,7 +102,12 @@ def test_deidentified_files_hold_nothing_of_the_person(series, tmp_path):
         assert not SECRETS.search(content), path.name
         assert KEY.encode() not in content
         for source in series.sources:
-            for uid in (source.sop_instance, source.study, source.series, source.frame_of_reference):
+            for uid in (
+                source.sop_instance,
+                source.study,
+                source.series,
+                source.frame_of_reference,
+            ):
                 assert not re.search(re.escape(uid.encode()) + rb"[^\d.]", content)
     first = made[0]
     assert first.PatientIdentityRemoved == "YES"
