@@ -99,6 +99,7 @@ def test_coverage_counts(archive):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_table(tmp_path):
     for k in range(4):
         files.write_slices(tmp_path / f"s{k}", range(130), SeriesInstanceUID=f"{ROOT}7.{k}")

@@ -126,8 +126,9 @@ def segmentation(series, mask, kind="BINARY"):
         for k, label in enumerate(["nodule", "spot"])
     ]  # fmt: skip
     pixels = np.stack([mask == 1, mask == 2], -1)
+    pixels = pixels.astype(float if kind == "FRACTIONAL" else np.uint8)
     return Segmentation(
-        source_images=sources, pixel_array=pixels.astype(float if kind == "FRACTIONAL" else np.uint8),
+        source_images=sources, pixel_array=pixels,
         segmentation_type=kind, segment_descriptions=described,
         series_instance_uid=files.ROOT + "50", series_number=50,
         sop_instance_uid=files.ROOT + "51", instance_number=1, manufacturer="m",

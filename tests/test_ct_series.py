@@ -375,6 +375,20 @@ def test_a_lossless_syntax_gives_the_same_values(tmp_path):
     np.testing.assert_array_equal(a.hu, b.hu)
 
 
+def test_monochrome1_is_not_inverted(tmp_path):
+    save(ct_slice(0, PhotometricInterpretation="MONOCHROME1"), tmp_path / "a.dcm")
+    np.testing.assert_array_equal(read_series(tmp_path).hu[0], slice_values(0))
+
+
+def test_directions_that_differ_in_the_fifth_digit_are_one_series(tmp_path):
+    for k in range(3):
+        turned = [1, 0, 0, 0, 0.9484999 + 2e-7 * k, -0.3168]
+        place = [-3.0, -4.0 + 0.6336 * k, 1.897 * k]
+        save(ct_slice(k, ImageOrientationPatient=turned, ImagePositionPatient=place),
+             tmp_path / f"{k}.dcm")  # fmt: skip
+    assert len(read_series(tmp_path).hu) == 3
+
+
 @pytest.mark.shared_data
 def test_ge_gives_every_slice_with_its_gaps_and_tilt(shared_data):
     folder = shared_data / "ct" / "ge_tilt_irregular"

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 
 from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_identity import Remapped, earlier
+from neurodiff.datasets.ct_nifti import write_nifti
 from neurodiff.datasets.ct_series import read_series
 from neurodiff.datasets.ct_write import write_series, write_warnings
 
@@ -231,6 +234,45 @@ def test_series_derived_from_real_ones_are_valid(shared_data, tmp_path, name):
         assert np.sort(volume.array, axis=None)[::999].tolist() == (
             np.sort(stored, axis=None)[::999].tolist()
         )
+
+
+def test_nifti_with_its_sources_beside_it(series, tmp_path):
+    path, beside = write_nifti(series, series.hu + 2, tmp_path / "a.nii.gz", provenance={"seed": 3})
+    image = nibabel.load(path)
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+    volume = Volume.open(path)
+    np.testing.assert_array_equal(volume.data[0].transpose(2, 1, 0), series.hu + 2)
+    np.testing.assert_allclose(volume.affine, series.affine, atol=1e-5)
+    about = json.loads(beside.read_text())
+    assert about["sources"] == [source.sop_instance for source in series.sources]
+    assert about["hu_change"]["largest_change"] == 2.0
+    assert about["provenance"] == {"seed": 3}
+    _, beside = write_nifti(series, series.hu, tmp_path / "b.nii", mode="deidentify", key=KEY)
+    assert files.ROOT not in beside.read_text()
+    with pytest.raises(UsageError, match=r"\.nii"):
+        write_nifti(series, series.hu, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_nifti_of_a_tilted_series_keeps_the_shear(tmp_path, uneven):
+    down = [0.0, float(np.cos(0.3)), float(-np.sin(0.3))]
+    for k in range(4):
+        place = [-3.0, -4.0, 2.0 * k + uneven * 0.3 * k**2]
+        file = files.ct_slice(
+            k, ImageOrientationPatient=[1, 0, 0, *down], ImagePositionPatient=place
+        )
+        files.save(file, tmp_path / "in" / f"{k}.dcm")
+    series = read_series(tmp_path / "in")
+    if uneven:
+        with pytest.raises(DataError, match="unevenly spaced"):
+            write_nifti(series, series.hu, tmp_path / "a.nii")
+        return
+    path, _ = write_nifti(series, series.hu, tmp_path / "a.nii")
+    image = nibabel.load(path)
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
+    np.testing.assert_allclose(image.affine, series.affine, atol=1e-5)
+    np.testing.assert_allclose((image.affine @ [2, 3, 1, 1])[:3], series.position_of([1, 3, 2])[0],
+                               atol=1e-5)  # fmt: skip
 
 
 def test_nothing_is_left_of_a_write_that_fails(series, tmp_path, monkeypatch):

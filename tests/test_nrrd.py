@@ -25,7 +25,10 @@ name:=somebody
 VALUES = np.arange(60, dtype="<i2").reshape((3, 4, 5), order="F") - 30
 
 
-def write(path, header=HEADER, data=VALUES.tobytes(order="F")):
+DATA = VALUES.tobytes(order="F")
+
+
+def write(path, header=HEADER, data=DATA):
     path.write_bytes(header.encode() + b"\n" + data)
     return path
 

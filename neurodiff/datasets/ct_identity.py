@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from typing import Any, Protocol
 
+from neurodiff.core.errors import UsageError
 from neurodiff.datasets.ct_headers import text, value
 from neurodiff.datasets.ct_series import SliceSource
 
@@ -94,6 +95,28 @@ class Remapped:
 
     def _digest(self, what: str, of: str) -> bytes:
         return keyed(self.key, what, of)
+
+
+def identity_of(mode: str, key: str | bytes | None, dates: str = "remove") -> Identity:
+    """How a mode of `write_series` writes a person.
+
+    Raises
+    ------
+    UsageError : another mode, or a key that is missing or short.
+    """
+    if mode not in ("link", "deidentify"):
+        raise UsageError(f"mode is {mode!r}; expected 'link' or 'deidentify'")
+    if dates not in ("remove", "shift"):
+        raise UsageError(f"dates is {dates!r}; expected 'remove' or 'shift'")
+    if mode == "link":
+        return Kept()
+    secret = key.encode() if isinstance(key, str) else key
+    if secret is None or len(secret) < 16:
+        raise UsageError(
+            "deidentify needs a key of at least 16 characters, from which identifiers are made; "
+            "keep it secret, and use the same one for all series of a study"
+        )
+    return Remapped(secret, shift=dates == "shift")
 
 
 def pseudonym(patient: str, key: bytes) -> str:

@@ -24,7 +24,7 @@ import pandas as pd
 from neurodiff.core.atomic import atomic_path
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.datasets.ct_headers import header_facts, image_type, number, read_header, text
+from neurodiff.datasets.ct_headers import image_type, number, read_header, text
 from neurodiff.datasets.ct_headers import why_not_a_slice as why_not
 from neurodiff.datasets.ct_identity import keyed, pseudonym
 from neurodiff.datasets.ct_kernels import kernel_name
@@ -219,7 +219,7 @@ def index_file(path: str, name: str, size: int, changed: int, key: bytes) -> dic
             status = "unreadable" if reason.startswith("without modality") else "left out"
             return row | {"status": status, "reason": reason}
         slices = slices_of(dataset, path)
-        facts = dict(header_facts(dataset)) if len(slices) == 1 else dict(slices[0].facts)
+        facts = slices[0].facts
     except DataError as error:
         plain = str(error).replace(path, name)
         status = "left out" if "is no DICOM file" in plain else "unreadable"
@@ -228,6 +228,7 @@ def index_file(path: str, name: str, size: int, changed: int, key: bytes) -> dic
         return row | {"status": "unreadable", "reason": f"damaged ({type(error).__name__})"}
     header = slices[0]
     across, down = np.array(header.orientation[:3]), np.array(header.orientation[3:])
+    rounded = [round(v, 2) + 0.0 for v in header.measured]
     named, kind = kernel_name(facts["vendor"], facts["kernel"])
     who = text(dataset, "PatientID") or text(dataset, "PatientName") or ""
     return row | {
@@ -236,7 +237,7 @@ def index_file(path: str, name: str, size: int, changed: int, key: bytes) -> dic
         "patient": pseudonym(who, key),
         "study": keyed(key, "study", header.source.study).hex()[:16],
         "series": keyed(key, "series", header.source.series).hex()[:16],
-        "group": keyed(key, "group", repr((who, header.group))).hex()[:16],
+        "group": keyed(key, "group", repr((who, header.group, rounded))).hex()[:16],
         "series_number": header.label if header.label != "?" else None,
         "kernel": "\\".join(facts["kernel"]) or None,
         "kernel_name": named,

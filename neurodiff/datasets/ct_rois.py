@@ -218,9 +218,9 @@ def _frame_on(
         return image
     if not resample:
         raise DataError(
-            f"{path} lies on another grid ({image.shape[0]} x {image.shape[1]} pixels a slice), not "
-            f"that of the series ({rows} x {columns}), or aside of it; draw it on the series, or pass "
-            "resample=True for the nearest pixels"
+            f"{path} lies on another grid ({image.shape[0]} x {image.shape[1]} pixels a slice), "
+            f"not that of the series ({rows} x {columns}), or aside of it; draw it on it, or "
+            "pass resample=True for the nearest pixels"
         )
     row, column = np.arange(rows)[:, None], np.arange(columns)[None]
     at = [np.rint(start[a] + down[a] * row + across[a] * column).astype(int) for a in (0, 1)]

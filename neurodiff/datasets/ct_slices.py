@@ -25,6 +25,7 @@ from neurodiff.datasets.ct_headers import (
 )
 from neurodiff.datasets.ct_series import SliceSource
 
+DICOM_SUFFIXES = ("", ".dcm", ".ima", ".dicom")
 SAME_PLACE = 0.01  # mm along the normal
 
 
@@ -45,10 +46,13 @@ class Header:
 
     @property
     def group(self) -> tuple[Any, ...]:
-        turned = tuple(round(v, 3) + 0.0 for v in self.orientation)
-        spacing = tuple(round(v, 4) for v in self.spacing)
-        place = self.source.frame_of_reference
-        return (self.source.series, place, turned, self.shape, spacing, self.kind)
+        """What slices of one series have in common, whatever is measured."""
+        return (self.source.series, self.source.frame_of_reference, self.shape, self.kind)
+
+    @property
+    def measured(self) -> tuple[float, ...]:
+        """Orientation and spacing, alike within a series to 1e-3."""
+        return (*self.orientation, *self.spacing)
 
 
 def files_of(source: str | Path | Sequence[str | Path]) -> tuple[list[Path], str]:
@@ -86,7 +90,10 @@ def read_headers(paths: Iterable[Path], *, sole: bool = False) -> tuple[list[Hea
         try:
             dataset = read_header(path)
         except DataError as error:
-            if sole or "is no DICOM file" not in str(error):
+            other = "is no DICOM file" in str(error) or (
+                path.suffix.lower() not in DICOM_SUFFIXES and "is empty" in str(error)
+            )
+            if sole or not other:
                 raise
             left_out.append("no DICOM file")
             continue
@@ -107,10 +114,7 @@ def choose(
     headers: list[Header], series: str | int | None, name: str
 ) -> tuple[list[Header], list[str]]:
     """The slices of one series; see `read_series` for what is refused."""
-    groups: dict[tuple[Any, ...], list[Header]] = {}
-    for header in headers:
-        groups.setdefault(header.group, []).append(header)
-    parts = [part for group in groups.values() for part in _phases(group)]
+    parts = [part for group in _grouped(headers) for part in _phases(group)]
     labelled = _labelled(parts)
     notes: list[str] = []
     if series is not None:
@@ -142,13 +146,12 @@ def choose(
 
 def slices_of(dataset: Any, path: str) -> list[Header]:
     """One header a slice; several for a multi-frame file."""
-    frames: list[Any] = [dataset]
-    shared = dataset
-    if text(dataset, "SOPClassUID") in MULTI_FRAME:
-        shared = first(dataset, "SharedFunctionalGroupsSequence")
-        frames = list(value(dataset, "PerFrameFunctionalGroupsSequence", []))
-        if not frames:
-            raise DataError(f"{path} is multi-frame without functional groups; copy it again")
+    if text(dataset, "SOPClassUID") not in MULTI_FRAME:
+        return [_one(dataset, dataset, path, 0)]
+    shared = first(dataset, "SharedFunctionalGroupsSequence")
+    frames = list(value(dataset, "PerFrameFunctionalGroupsSequence", []))
+    if not frames:
+        raise DataError(f"{path} is multi-frame without functional groups; copy it again")
     return [_one(dataset, Both(frame, shared), path, k) for k, frame in enumerate(frames)]
 
 
@@ -158,11 +161,10 @@ class Both:
     def __init__(self, own: Any, shared: Any) -> None:
         self.own, self.shared = own, shared
 
-    def get(self, keyword: str, default: Any = None) -> Any:
-        return self.own.get(keyword, None) or self.shared.get(keyword, default)
-
-    def __contains__(self, keyword: str) -> bool:
-        return keyword in self.own or keyword in self.shared
+    def __getitem__(self, tag: Any) -> Any:
+        if tag in self.own and self.own[tag].value:
+            return self.own[tag]
+        return self.shared[tag]
 
 
 def _one(dataset: Any, frame: Any, path: str, k: int) -> Header:
@@ -226,6 +228,20 @@ def _one(dataset: Any, frame: Any, path: str, k: int) -> Header:
         or "",
         facts=facts,
     )
+
+
+def _grouped(headers: list[Header]) -> list[list[Header]]:
+    """Slices of one series, direction and spacing together, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[list[Header]]] = {}
+    for header in headers:
+        alike = groups.setdefault(header.group, [])
+        for part in alike:
+            if np.abs(np.subtract(part[0].measured, header.measured)).max() < 1e-3:
+                part.append(header)
+                break
+        else:
+            alike.append([header])
+    return [part for alike in groups.values() for part in alike]
 
 
 def _phases(group: list[Header]) -> list[list[Header]]:

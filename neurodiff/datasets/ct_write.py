@@ -24,7 +24,7 @@ from neurodiff.core.atomic import replaced_folder, write_error, write_json
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.provenance import package_version
 from neurodiff.datasets.ct_headers import CT_IMAGE, number, quiet, read_header, text, value
-from neurodiff.datasets.ct_identity import Identity, Kept, Remapped
+from neurodiff.datasets.ct_identity import Identity, identity_of
 from neurodiff.datasets.ct_series import CTSeries, SliceSource
 
 ACQUISITION = (
@@ -82,7 +82,7 @@ def write_series(
     DataError : NaN, values beyond 16 bits, a source that is no longer there, a full disk.
     """
     folder = Path(folder)
-    identity = _identity(mode, key, dates)
+    identity = identity_of(mode, key, dates)
     _check(series, hu, folder, description)
     import pydicom
 
@@ -136,22 +136,6 @@ def write_warnings(series: CTSeries) -> tuple[str, ...]:
     ):
         warnings.append("a face may be recognised in slices of the head; it is not removed")
     return tuple(warnings)
-
-
-def _identity(mode: str, key: str | bytes | None, dates: str) -> Identity:
-    if mode not in ("link", "deidentify"):
-        raise UsageError(f"mode is {mode!r}; expected 'link' or 'deidentify'")
-    if dates not in ("remove", "shift"):
-        raise UsageError(f"dates is {dates!r}; expected 'remove' or 'shift'")
-    if mode == "link":
-        return Kept()
-    secret = key.encode() if isinstance(key, str) else key
-    if secret is None or len(secret) < 16:
-        raise UsageError(
-            "deidentify needs a key of at least 16 characters, from which identifiers are made; "
-            "keep it secret, and use the same one for all series of a study"
-        )
-    return Remapped(secret, shift=dates == "shift")
 
 
 def _check(series: CTSeries, hu: np.ndarray, folder: Path, description: str) -> None:
