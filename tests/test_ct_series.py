@@ -366,6 +366,30 @@ def test_compressed_and_odd_files_of_pydicom():
     np.testing.assert_array_equal(plain.hu[0][keep], stored[keep] - 1024.0)
 
 
+def test_a_codestream_whose_sign_differs_from_the_header():
+    hu = read_series(get_testdata_file("J2K_pixelrep_mismatch.dcm")).hu
+    assert -1100 < hu.min() <= -1000
+    assert 200 < hu.max() < 4000
+
+
+def test_damaged_bytes_end_in_a_sentence(tmp_path):
+    whole = Path(get_testdata_file("CT_small.dcm")).read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for number in range(60):
+        content = bytearray(whole)
+        for place in generator.integers(132, 4000, 6):
+            content[place] = generator.integers(256)
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(content[: len(content) if number % 3 else int(generator.integers(9000))])
+        try:
+            read_series(path)
+        except DataError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 20
+
+
 def test_a_lossless_syntax_gives_the_same_values(tmp_path):
     plain = ct_slice(0)
     save(plain, tmp_path / "plain.dcm")

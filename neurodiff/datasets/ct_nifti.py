@@ -26,8 +26,8 @@ def write_nifti(
 ) -> list[Path]:
     """Write slices as NIfTI in float32 HU, and ``<name>.json`` beside it.
 
-    A tilted series keeps its pixels: its sheared affine stands in the sform (code 1, scanner), which
-    a qform cannot hold (code 0). Otherwise both have code 1.
+    A tilted series keeps its pixels: its sheared affine stands in the sform (code 1, scanner),
+    which a qform cannot hold (code 0). Otherwise both have code 1.
 
     Parameters
     ----------

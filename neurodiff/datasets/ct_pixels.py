@@ -52,7 +52,8 @@ def _reason(dataset: Any, error: Exception) -> str:
         (number(dataset, "Rows") or 0) * (number(dataset, "Columns") or 0)
         * (number(dataset, "NumberOfFrames") or 1) * (number(dataset, "BitsAllocated") or 0) / 8
     )  # fmt: skip
-    if syntax is not None and not getattr(syntax, "is_compressed", True) and there < wanted:
+    plain = name in ("Explicit VR Little Endian", "Implicit VR Little Endian")
+    if plain and there < wanted:
         return f"{there} bytes of pixels where {wanted} are declared: cut off"
     return f"{name}, {type(error).__name__}"
 
