@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +258,7 @@ def _rows(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[dict[str, Any]]
         yield from (index_file(*job) for job in jobs)
         return
     import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
 
     fresh = multiprocessing.get_context("spawn")  # a fork of threads may never wake up
     with ProcessPoolExecutor(workers, mp_context=fresh) as pool:

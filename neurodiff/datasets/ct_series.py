@@ -12,7 +12,7 @@ and uneven distances are found and said, never mended silently.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,51 @@ class CTSeries:
     sources: tuple[SliceSource, ...]
     notes: tuple[str, ...] = ()
     name: str = ""
+
+    @classmethod
+    def from_array(
+        cls,
+        hu: np.ndarray,
+        *,
+        spacing: tuple[float, float],
+        step: float = 1.0,
+        padding: np.ndarray | None = None,
+        facts: SeriesFacts | None = None,
+        name: str = "",
+    ) -> CTSeries:
+        """Axial slices that are in no file, for example simulated ones.
+
+        Parameters
+        ----------
+        hu : (slices, rows, columns).
+        spacing : mm (down the rows, along the columns).
+        step : mm from slice to slice.
+        padding : bool like ``hu``; None is nowhere.
+        facts : how they were made; slices and spacing are filled in.
+
+        Raises
+        ------
+        UsageError : another shape, or lengths that are not above 0.
+        """
+        hu = np.asarray(hu)
+        if hu.ndim != 3 or 0 in hu.shape or min(*spacing, step) <= 0:
+            raise UsageError(
+                f"hu has shape {hu.shape} and pixels of {spacing} x {step} mm; expected (slices, "
+                "rows, columns) and lengths above 0"
+            )
+        origins = np.zeros((len(hu), 3))
+        origins[:, 2] = step * np.arange(len(hu))
+        down, across = np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
+        mask = np.zeros(hu.shape, bool) if padding is None else np.asarray(padding, bool)
+        places = [(float(x), float(y), float(z)) for x, y, z in origins]
+        return cls(
+            hu=np.where(mask, np.float32(AIR), hu.astype(np.float32)),
+            padding=mask,
+            stack=Stack(origins, across, down, spacing),
+            facts=replace(facts or SeriesFacts(), slices=len(hu), spacing_mm=spacing),
+            sources=tuple(SliceSource(path="", position=place) for place in places),
+            name=name,
+        )
 
     @property
     def spacing(self) -> tuple[float, float]:

@@ -92,6 +92,7 @@ def write_series(
         "description": description or "Processed by neurodiff",
         "model": str((provenance or {}).get("model", "")),
         "made": made,
+        "headers": {},
     }
     names = [f"slice_{number_ + 1:04d}.dcm" for number_ in range(len(series.sources))]
     record = []
@@ -177,7 +178,10 @@ def _slice(
     import pydicom
 
     origins = _origins(series.sources, k)
-    source = read_header(origins[0].path)
+    path = origins[0].path
+    if path not in common["headers"]:  # the frames of one file share its header
+        common["headers"] = {path: read_header(path)}
+    source = common["headers"][path]
     made = common["made"]
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
