@@ -16,7 +16,7 @@ from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_identity import Remapped, earlier
 from neurodiff.datasets.ct_nifti import write_nifti
-from neurodiff.datasets.ct_series import read_series
+from neurodiff.datasets.ct_series import CTSeries, read_series
 from neurodiff.datasets.ct_write import write_series, write_warnings
 
 
@@ -132,6 +132,14 @@ def test_new_identifiers_are_the_same_in_every_run_of_one_key(series, tmp_path):
     assert not set(one[0]) & set(other[0])
     assert all(len(uid) <= 64 and pydicom.uid.UID(uid).is_valid for _, *uids in one for uid in uids)
     assert Remapped(KEY.encode(), shift=False).uid("") == ""
+
+
+def test_an_agent_is_named_only_where_the_person_is(tmp_path):
+    files.write_slices(tmp_path / "in", range(2), ContrastBolusAgent="Iomeron 400 Secret")
+    series = read_series(tmp_path / "in")
+    assert written(series, tmp_path / "a")[1][0].ContrastBolusAgent == "Iomeron 400 Secret"
+    _, made = written(series, tmp_path / "b", mode="deidentify", key=KEY)
+    assert made[0].ContrastBolusAgent == "CONTRAST"
 
 
 def test_dates_are_shifted_by_days_of_the_person(series, tmp_path):
@@ -305,6 +313,9 @@ def test_what_is_refused(series, tmp_path):
         write_series(series, hu, tmp_path / "out", mode="hide")
     with pytest.raises(UsageError, match="holds files"):
         write_series(series, hu, tmp_path / "in")
+    made = CTSeries.from_array(hu, spacing=(1.0, 1.0))
+    with pytest.raises(UsageError, match="no headers"):
+        write_series(made, hu, tmp_path / "out")
     with pytest.raises(UsageError, match="64"):
         write_series(series, hu, tmp_path / "out", description="x" * 65)
 

@@ -19,6 +19,7 @@ STUDY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID",
     "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
     "ReferringPhysicianName", "AcquisitionDate", "AcquisitionTime", "PositionReferenceIndicator",
+    "ContrastBolusAgent",
 )  # fmt: skip
 """What ``link`` copies, so that the derived series lies in the study of its source."""
 

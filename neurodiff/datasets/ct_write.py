@@ -146,6 +146,11 @@ def _check(series: CTSeries, hu: np.ndarray, folder: Path, description: str) -> 
             f"hu has shape {hu.shape} and the series {series.hu.shape}; give one value a pixel, "
             "for a volume by series.back"
         )
+    if not all(source.path or source.interpolated for source in series.sources):
+        raise UsageError(
+            "the series was made from an array, so that there are no headers to derive from; write "
+            "NIfTI by write_nifti"
+        )
     if len(description) > 64 or not description.isprintable() or "\\" in description:
         raise UsageError(
             f"the description has {len(description)} characters; expected at most 64 printable "
@@ -231,7 +236,7 @@ def _acquisition(dataset: Any, source: Any, series: CTSeries) -> None:
     if "BodyPartExamined" not in dataset:
         dataset.Laterality = ""  # type 2C: of a paired part of the body, which nothing excludes
     if facts.contrast:
-        dataset.ContrastBolusAgent = "CONTRAST"
+        dataset.ContrastBolusAgent = "CONTRAST"  # mode link puts the agent's name there
 
 
 def _derivation(
