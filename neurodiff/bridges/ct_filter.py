@@ -141,9 +141,7 @@ class RadialFilter:
         workers: int = 2,
     ) -> np.ndarray:
         """Filtered slices: see :func:`neurodiff.core.radial_gain.apply_gain`."""
-        return apply_gain(
-            hu, spacing, self.frequency, self.gain, padding=padding, workers=workers
-        )
+        return apply_gain(hu, spacing, self.frequency, self.gain, padding=padding, workers=workers)
 
     def locked(self, below: float = LOCKED) -> RadialFilter:
         """The same filter with gain 1 up to ``below`` lp/cm, reached from a fifth above it."""
@@ -354,7 +352,9 @@ def fitted_range(spacing: tuple[float, float], fitted: list[tuple[float, float]]
     """Empty where a spacing lies within 5 % of those fitted, else a sentence."""
     row, column = check_spacing(spacing)
     sides = [side for pair in fitted for side in check_spacing(pair)]
-    if not sides or (min(sides) / 1.05 <= min(row, column) and max(row, column) <= max(sides) * 1.05):
+    if not sides or (
+        min(sides) / 1.05 <= min(row, column) and max(row, column) <= max(sides) * 1.05
+    ):
         return ""
     reach = max(nyquist(pair) for pair in fitted)
     return (

@@ -106,9 +106,7 @@ def rod_transfer(
     image = check_slices(hu).mean(axis=0, dtype=np.float64)
     row_mm, column_mm = check_spacing(spacing)
     if not radius_mm > 2 * max(row_mm, column_mm):
-        raise UsageError(
-            f"a radius of {radius_mm:g} mm is below two pixels; measure a larger rod"
-        )
+        raise UsageError(f"a radius of {radius_mm:g} mm is below two pixels; measure a larger rod")
     reach = 1.7 * radius_mm
     for _ in range(3):  # the centre of contrast moves the window, which moves the centre
         rows, columns = (np.arange(size) - at for size, at in zip(image.shape, centre, strict=True))

@@ -106,7 +106,9 @@ def apply_gain(
     if workers < 1:
         raise UsageError(f"workers is {workers}; give at least 1")
     margins = [min(MARGIN, size - 1) for size in hu.shape[1:]]
-    shape = tuple(_fast_size(size + 2 * margin) for size, margin in zip(hu.shape[1:], margins))
+    shape = tuple(
+        _fast_size(size + 2 * margin) for size, margin in zip(hu.shape[1:], margins, strict=True)
+    )
     radius = radial_frequency(shape, spacing)
     multiplier = np.interp(radius, frequency, gain).astype(np.float32)
     result = np.zeros_like(hu)

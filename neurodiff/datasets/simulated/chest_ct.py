@@ -116,7 +116,7 @@ def simulated_lung(
         vessels |= _vessel(rng, x, y, z)
     vessels &= lungs
     lung = lungs & ~vessels
-    blobs = _smooth_noise(rng, hu.shape, (thickness_mm, pixel, pixel), 3.5)
+    blobs = _smooth_noise(rng, hu.shape, (thickness_mm, pixel, pixel), 8.0)
     emphysema = np.zeros(hu.shape, bool)
     count = round(share * int(lung.sum()))
     if count:

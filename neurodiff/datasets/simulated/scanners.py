@@ -193,8 +193,10 @@ def local_noise(
         start = [(n - size) // 2 for n in variance.shape]
         variance = variance[start[0] : start[0] + size, start[1] : start[1] + size]
         variance = variance[top : top + small.shape[0], left : left + small.shape[1]]
-        full = [wide / n for wide, n in zip(one.shape, variance.shape, strict=True)]
-        sigma = np.sqrt(np.maximum(zoom(variance, full, order=1, grid_mode=True, mode="nearest"), 0))
+        full = [many / few for many, few in zip(one.shape, variance.shape, strict=True)]
+        sigma = np.sqrt(
+            np.maximum(zoom(variance, full, order=1, grid_mode=True, mode="nearest"), 0)
+        )
         tissue = (one > -150) & (one < 150)
         reference = sigma[tissue] if tissue.any() else sigma
         result[index] = sigma * (sd / reference.mean())
