@@ -48,7 +48,8 @@ LIBRARY = Path(__file__).with_name("ct_kernels.yaml")
 class KernelChange:
     """A ratio of two kernels' transfer functions over radial frequency, lp/cm.
 
-    ``measured`` is False for random mixtures; ``iterative`` says that one side was reconstructed
+    ``coherence`` is that of the fit, like ``frequency``, or None; ``measured`` is False for random
+    mixtures; ``iterative`` says that one side was reconstructed
     iteratively, so that a filter is only the linear part of the change.
     """
 
@@ -61,6 +62,7 @@ class KernelChange:
     model: str = ""
     iterative: bool = False
     measured: bool = True
+    coherence: Any = None
     source: str = ""
 
     def apply(
@@ -105,6 +107,7 @@ def kernel_library(path: Path = LIBRARY) -> dict[str, KernelChange]:
             vendor=str(entry.get("vendor", "")),
             model=str(entry.get("model", "")),
             iterative=bool(entry.get("iterative", False)),
+            coherence=_curve(entry.get("coherence"), f, f"{path}: {entry['name']}"),
             source=str(entry["source"]),
         )
     return changes
@@ -361,6 +364,15 @@ def simulated_pair(
         linear=iterative == 0 and not change.iterative,
         facts=facts,
     )
+
+
+def _curve(values: Any, f: np.ndarray, where: str) -> np.ndarray | None:
+    if values is None:
+        return None
+    curve = np.asarray(values, np.float64)
+    if curve.shape != f.shape:
+        raise DataError(f"{where} has {curve.shape} coherences for {f.shape} frequencies")
+    return curve
 
 
 def _entries(path: Path, kind: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
