@@ -231,7 +231,9 @@ class CTMapping:
         """
         rows = scans.to_dict("records") if isinstance(scans, pd.DataFrame) else list(scans)
         names = (
-            [str(name) for name in scans.index] if isinstance(scans, pd.DataFrame) else range(len(rows))
+            [str(name) for name in scans.index]
+            if isinstance(scans, pd.DataFrame)
+            else range(len(rows))
         )
         result = []
         for name, facts in zip(names, rows, strict=True):
@@ -248,7 +250,16 @@ class CTMapping:
                     "reason": decision.reason,
                 }
             )
-        columns = ["scan", "vendor", "model", "kernel", "thickness_mm", "status", "filter", "reason"]
+        columns = [
+            "scan",
+            "vendor",
+            "model",
+            "kernel",
+            "thickness_mm",
+            "status",
+            "filter",
+            "reason",
+        ]
         return pd.DataFrame(result, columns=columns)
 
     def with_rule(self, rule: Rule, one: RadialFilter | None = None) -> CTMapping:

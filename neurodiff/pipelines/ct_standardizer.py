@@ -1,0 +1,538 @@
+"""CT slices of one kernel brought to another: what is linear in it, and no more.
+
+    standardizer = CTStandardizer().fit([(read_series("FC51"), read_series("FC13"))])
+    done = standardizer.apply(read_series("scan"))       # done.hu, done.report
+    standardizer.save_pretrained("to_fc13")              # mapping.yaml and filters, plain text
+
+The linear mode is deterministic, invents nothing and leaves everything below 0.5 lp/cm as it was.
+It refuses scans for which no filter was measured, and says where the target is sharper than the
+source supports. Research use; no diagnostic claim.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from neurodiff.bridges.ct_filter import LOCKED, Estimate, RadialFilter, fitted_range
+from neurodiff.bridges.ct_phantom import (
+    NoiseSpectrum,
+    Transfer,
+    filter_from_noise,
+    filter_from_transfer,
+)
+from neurodiff.core.atomic import write_json
+from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
+from neurodiff.core.radial_gain import check_slices, nyquist
+from neurodiff.core.safe_io import read_json
+from neurodiff.core.volume import Volume
+from neurodiff.datasets.ct_series import CTSeries
+from neurodiff.datasets.simulated.scanners import kernel_library
+from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, Standard, vendor_key
+from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs
+
+#: masks, HU of the input, in which a shift of the mean is reported
+TISSUES = {"air": (-1100.0, -900.0), "lung": (-900.0, -500.0), "soft": (-200.0, 200.0)}
+TISSUES |= {"bone": (300.0, 3000.0)}
+_MAPPING, _SETTINGS = "mapping.yaml", "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardizerSettings:
+    """Choices of the linear mode.
+
+    Attributes
+    ----------
+    bins : rings of a fit.
+    estimate : "wiener" (least squared error) or "power" (keeps the noise spectrum).
+    lock : lp/cm below which nothing changes.
+    coherence : a frequency counts as recovered from this coherence on.
+    least : share of the Nyquist frequency that has to be recovered where the target is sharper;
+        below it a scan is refused, above it the report says what is not recovered.
+    amplify : highest gain; a filter that was fitted to pairs is held there, others are refused.
+    workers : threads.
+    """
+
+    bins: int = 96
+    estimate: Estimate = "wiener"
+    lock: float = LOCKED
+    coherence: float = 0.5
+    least: float = 0.25
+    amplify: float = 30.0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.coherence < 1 or not 0 <= self.least <= 1:
+            raise UsageError(
+                f"coherence is {self.coherence:g} and least {self.least:g}; both are shares"
+            )
+        if self.workers < 1 or not self.amplify >= 1:
+            raise UsageError(f"workers is {self.workers} and amplify {self.amplify:g}; at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Standardized:
+    """A standardized scan.
+
+    Attributes
+    ----------
+    hu : float32 (slices, rows, columns) on the slices of the input.
+    report : plain values: mode, status, filter, warnings, shift of the mean by tissue, settings.
+    volume : the same as a Volume, where a Volume was given.
+    """
+
+    hu: np.ndarray
+    report: dict[str, Any]
+    volume: Volume | None = None
+
+
+@dataclass(eq=False)
+class CTStandardizer:
+    """Filters to one standard kernel; see the module.
+
+    Attributes
+    ----------
+    mapping : rules and filters; None before a fit.
+    settings : choices of the linear mode.
+    fits : what each fit found, by filter name.
+    """
+
+    mapping: CTMapping | None = None
+    settings: StandardizerSettings = field(default_factory=StandardizerSettings)
+    fits: dict[str, FitReport] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------ where it comes from
+
+    def fit(self, pairs: Sequence[tuple[CTSeries, CTSeries]]) -> CTStandardizer:
+        """Add the filter of series pairs (source, target); seconds.
+
+        The first fit makes the targets' kernel the standard; later ones add sources to it.
+
+        Raises
+        ------
+        UsageError : fewer than two slice pairs, or a target that is not the standard.
+        DataError : pairs that are not two reconstructions of one scan.
+        """
+        s = self.settings
+        rule, found, report = fit_pairs(
+            pairs, bins=s.bins, estimate=s.estimate, lock=s.lock, coherence=s.coherence
+        )
+        wanted = pairs[0][1].facts
+        standard = Standard(
+            vendor=wanted.vendor or "",
+            model=wanted.model or "*",
+            kernel=wanted.kernel[0],
+            iterative=wanted.iterative or None,
+        )
+        self._add(standard, rule, found)
+        self.fits[rule.filter] = report
+        return self
+
+    @classmethod
+    def from_mapping(
+        cls, path: str | os.PathLike[str], *, settings: StandardizerSettings | None = None
+    ) -> CTStandardizer:
+        """From a ``mapping.yaml`` with its filters beside it."""
+        return cls(CTMapping.load(path), settings or StandardizerSettings())
+
+    @classmethod
+    def from_phantom(
+        cls,
+        source: Transfer | NoiseSpectrum,
+        target: Transfer | NoiseSpectrum,
+        *,
+        rule: Mapping[str, Any],
+        standard: Mapping[str, Any],
+        settings: StandardizerSettings | None = None,
+    ) -> CTStandardizer:
+        """From transfer functions of rods, or from noise spectra of uniform regions at one dose.
+
+        Parameters
+        ----------
+        source, target : both of one kind.
+        rule : vendor, model, kernel, thickness_mm, spacings of the source: see `Rule`.
+        standard : vendor and kernel of the target: see `Standard`.
+        """
+        settings = settings or StandardizerSettings()
+        if isinstance(source, Transfer) and isinstance(target, Transfer):
+            found = filter_from_transfer(source, target, lock=settings.lock)
+        elif isinstance(source, NoiseSpectrum) and isinstance(target, NoiseSpectrum):
+            found = filter_from_noise(source, target, lock=settings.lock)
+        else:
+            raise UsageError(
+                f"a {type(source).__name__} and a {type(target).__name__} give no ratio; measure "
+                "both kernels in the same way"
+            )
+        wanted = Standard(**standard)
+        name = filter_name(str(rule.get("kernel", "")), wanted.kernel)
+        made = cls(settings=settings)
+        made._add(wanted, Rule(**{"filter": name, **rule}), found)
+        return made
+
+    @classmethod
+    def from_library(
+        cls,
+        name: str,
+        *,
+        reverse: bool = False,
+        settings: StandardizerSettings | None = None,
+    ) -> CTStandardizer:
+        """From a measured kernel change that comes with the package, or its ``reverse``.
+
+        The reverse divides by a gain: it is refused at the first scan where that amplifies more
+        than ``settings.amplify`` within the pixels' frequencies.
+        """
+        library = kernel_library()
+        if name not in library:
+            raise UsageError(
+                f"the library has no {name!r}; it has {', '.join(library)}.{suggest(name, library)}"
+            )
+        change = library[name]
+        unknown = np.full(len(change.frequency), np.nan)
+        found = RadialFilter(
+            frequency=change.frequency,
+            gain=1 / change.gain if reverse else change.gain,
+            coherence=unknown if change.coherence is None else change.coherence,
+            error=unknown,
+            source=f"library entry {name}{' reversed' if reverse else ''}: {change.source}",
+        )
+        settings = settings or StandardizerSettings()
+        kernels = [change.source_kernel, change.target_kernel]
+        source, target = kernels[::-1] if reverse else kernels
+        # the header names iterative reconstruction on the library pairs' target side alone
+        iterative = "iDose" if change.iterative else None
+        made = cls(settings=settings)
+        made._add(
+            Standard(
+                vendor=change.vendor,
+                model=change.model,
+                kernel=target,
+                iterative=None if reverse else iterative,
+            ),
+            Rule(
+                vendor=change.vendor,
+                model=change.model,
+                kernel=source,
+                filter=filter_name(source, target),
+                iterative=iterative if reverse else None,
+            ),
+            found.locked(settings.lock),
+        )
+        return made
+
+    # ---------------------------------------------------------------------------------- apply
+
+    def table(self, scans: Any) -> Any:
+        """Covered and uncovered scans, before anything is applied: see `CTMapping.table`."""
+        return self._fitted().table(scans)
+
+    def apply(
+        self,
+        scan: CTSeries | Volume,
+        *,
+        mode: Literal["linear", "diffusion"] = "linear",
+        facts: Any = None,
+        extrapolate: bool = False,
+    ) -> Standardized:
+        """The scan in the standard kernel.
+
+        Parameters
+        ----------
+        scan : a series, or a Volume in HU; the filter works within slices, so tilted and uneven
+            series need no resampling.
+        mode : "linear"; "diffusion" needs a standardizer that was trained for it.
+        facts : of a Volume, which holds none: vendor, model, kernel, thickness_mm, iterative.
+        extrapolate : go on where the vendor or model is not that of the filter, if exactly one
+            rule is of this kernel; the report then says so.
+
+        Raises
+        ------
+        DataError : the scan is refused or not covered, with the reason.
+        UsageError : a Volume without facts or not in HU, or a mode that is not there.
+        """
+        if mode != "linear":
+            raise UsageError(
+                f"this standardizer has no {mode!r} mode; it was fitted for mode='linear'"
+            )
+        if isinstance(scan, Volume):
+            hu, spacing = _slices_of(scan)
+            if facts is None:
+                raise UsageError(
+                    "a Volume does not say its kernel; give facts={'vendor': ..., 'model': ..., "
+                    "'kernel': ..., 'thickness_mm': ...}"
+                )
+            done = self.apply_slices(hu, spacing, facts=facts, extrapolate=extrapolate)
+            data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
+            volume = Volume(data, scan.affine, "HU", scan.source, scan.notes)
+            return Standardized(hu=done.hu, report=done.report, volume=volume)
+        return self.apply_slices(
+            scan.hu,
+            scan.spacing,
+            facts=scan.facts if facts is None else facts,
+            padding=scan.padding,
+            extrapolate=extrapolate,
+            name=scan.name,
+        )
+
+    def apply_slices(
+        self,
+        hu: Any,
+        spacing: tuple[float, float],
+        *,
+        facts: Any,
+        padding: np.ndarray | None = None,
+        extrapolate: bool = False,
+        name: str = "",
+    ) -> Standardized:
+        """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm)."""
+        hu = check_slices(hu)
+        decision = self._decide(facts, extrapolate)
+        called = name or "the scan"
+        if decision.status == "standard":
+            return Standardized(
+                hu=hu.copy(),
+                report=self._report(decision, [], spacing, shift=_shift(hu, hu, padding)),
+            )
+        if decision.status not in APPLIED or decision.filter is None:
+            raise DataError(f"{called} is {decision.status}: {decision.reason}")
+        used, warnings = self._supported(decision, spacing, called)
+        if decision.status == "extrapolation":
+            warnings.insert(0, "extrapolation: the filter was made on another vendor or model")
+        result = used.apply(hu, spacing, padding, workers=self.settings.workers)
+        shift = _shift(hu, result, padding)
+        report = self._report(decision, warnings, spacing, shift=shift, used=used)
+        return Standardized(hu=result, report=report)
+
+    # ----------------------------------------------------------------------------------- files
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """``mapping.yaml``, a JSON a filter and ``settings.json``."""
+        folder = Path(folder)
+        self._fitted().save(folder / _MAPPING)
+        write_json(
+            folder / _SETTINGS,
+            {
+                "settings": asdict(self.settings),
+                "fits": {name: _plain(asdict(fit)) for name, fit in self.fits.items()},
+            },
+        )
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> CTStandardizer:
+        """Read what `save_pretrained` wrote."""
+        folder = Path(folder)
+        if not (folder / _MAPPING).is_file():
+            raise MissingDataError(f"{folder} holds no {_MAPPING}; give a standardizer's folder")
+        values = read_json(folder / _SETTINGS)
+        try:
+            fits = {
+                name: FitReport(
+                    **{
+                        **fit,
+                        "coherence_limit": _or_infinity(fit["coherence_limit"]),
+                        "warnings": tuple(fit["warnings"]),
+                    }
+                )
+                for name, fit in values["fits"].items()
+            }
+            settings = StandardizerSettings(**values["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder / _SETTINGS} is not what was saved: {error}") from None
+        return cls(CTMapping.load(folder / _MAPPING), settings, fits)
+
+    # ----------------------------------------------------------------------------------- parts
+
+    def _fitted(self) -> CTMapping:
+        if self.mapping is None:
+            raise UsageError("this standardizer holds no filter; fit it or load a mapping")
+        return self.mapping
+
+    def _add(self, standard: Standard, rule: Rule, found: RadialFilter) -> None:
+        if self.mapping is None:
+            self.mapping = CTMapping(standard=standard)
+        elif _kernel_of(self.mapping.standard) != _kernel_of(standard):
+            raise UsageError(
+                f"the standard is {self.mapping.standard.vendor} {self.mapping.standard.kernel} "
+                f"and these pairs lead to {standard.vendor} {standard.kernel}; use one "
+                "standardizer for each standard"
+            )
+        taken = self.mapping.filters
+        name, count = rule.filter, 1
+        while name in taken:
+            count += 1
+            name = rule.filter.replace(".json", f"_{count}.json")
+        if name != rule.filter:
+            rule = Rule(
+                **{**{k: getattr(rule, k) for k in rule.__dataclass_fields__}, "filter": name}
+            )
+        self.mapping = self.mapping.with_rule(rule, found)
+
+    def _decide(self, facts: Any, extrapolate: bool) -> Decision:
+        mapping = self._fitted()
+        decision = mapping.decide(facts)
+        if not extrapolate or decision.status in ("standard", *APPLIED):
+            return decision
+        fitting = []
+        for rule in mapping.rules:
+            if not rule.filter:
+                continue
+            # as if the scan were of the rule's scanner: kernel, thickness and iterative still count
+            moved = {
+                "vendor": mapping.standard.vendor,
+                "model": rule.model,
+                **{key: _of(facts, key) for key in ("kernel", "thickness_mm", "iterative")},
+            }
+            lent = Rule(
+                **{
+                    **{k: getattr(rule, k) for k in rule.__dataclass_fields__},
+                    "vendor": mapping.standard.vendor,
+                }
+            )
+            alone = CTMapping(
+                standard=mapping.standard,
+                rules=(lent,),
+                filters=mapping.filters,
+                aliases=mapping.aliases,
+            )
+            found = alone.decide(moved)
+            if found.status in APPLIED:
+                fitting.append(found)
+        if len(fitting) != 1:
+            return decision
+        return Decision(
+            status="extrapolation",
+            reason=f"{fitting[0].reason}; without extrapolation: {decision.reason}",
+            rule=fitting[0].rule,
+            filter=fitting[0].filter,
+        )
+
+    def _supported(
+        self, decision: Decision, spacing: tuple[float, float], called: str
+    ) -> tuple[RadialFilter, list[str]]:
+        """The filter as far as the source supports it, and what is to be said of it."""
+        s, found, highest = self.settings, decision.filter, nyquist(spacing)
+        assert found is not None
+        warnings = []
+        rule = decision.rule
+        outside = fitted_range(spacing, list(rule.spacings)) if rule and rule.spacings else ""
+        if outside:
+            warnings.append(outside)
+        if rule and _plain_text(rule.iterative) != _plain_text(self._fitted().standard.iterative):
+            warnings.append(
+                "iterative reconstruction is on one side of this filter; what is not linear in it "
+                "stays as it is"
+            )
+        if found.frequency[-1] < 0.9 * highest:
+            warnings.append(
+                f"the filter is known up to {found.frequency[-1]:.1f} lp/cm and the pixels hold "
+                f"{highest:.1f}; its last value is held"
+            )
+        if not found.sharpens():
+            return found, warnings
+        limit = found.limit(s.coherence)
+        if limit < s.least * highest:
+            raise DataError(
+                f"{called} cannot be brought to the standard: the target is sharper, and of the "
+                f"{highest:.1f} lp/cm of these pixels the source supports {limit:.1f}"
+            )
+        inner = found.frequency <= highest
+        peak = float(found.gain[inner].max())
+        fitted = found.slices > 0
+        if peak > s.amplify and not fitted:
+            raise DataError(
+                f"{called} cannot be brought to the standard: the filter would amplify "
+                f"{peak:.0f} times (at most {s.amplify:g}); fit it on pairs, whose noise limits it"
+            )
+        gain = np.minimum(found.gain, s.amplify)
+        if limit < highest:
+            # beyond the limit the target's texture is not in the source: leave what is there
+            fade = np.clip((found.frequency - limit) / (0.1 * limit), 0, 1)
+            gain = gain + fade * (np.minimum(gain, 1.0) - gain)
+            warnings.append(
+                f"the target is sharper than the source supports: beyond {limit:.1f} of "
+                f"{highest:.1f} lp/cm nothing is recovered, and nothing is amplified"
+            )
+        else:
+            warnings.append("the target is sharper than the source: its noise is amplified as well")
+        values = {k: getattr(found, k) for k in found.__dataclass_fields__}
+        return RadialFilter(**{**values, "gain": gain}), warnings
+
+    def _report(
+        self,
+        decision: Decision,
+        warnings: list[str],
+        spacing: tuple[float, float],
+        *,
+        shift: dict[str, Any],
+        used: RadialFilter | None = None,
+    ) -> dict[str, Any]:
+        mapping = self._fitted()
+        rule = decision.rule
+        fit = self.fits.get(rule.filter) if rule else None
+        return {
+            "mode": "linear",
+            "status": decision.status,
+            "reason": decision.reason,
+            "standard": f"{mapping.standard.vendor} {mapping.standard.kernel}",
+            "filter": rule.filter if rule else "",
+            "curve": used.to_dict() if used else None,
+            "coherence_limit": _plain(used.limit(self.settings.coherence)) if used else None,
+            "warnings": [*warnings, *(fit.warnings if fit else ())],
+            "shift_hu": shift,
+            "spacing_mm": [float(side) for side in spacing],
+            "settings": asdict(self.settings),
+        }
+
+
+def _slices_of(scan: Volume) -> tuple[np.ndarray, tuple[float, float]]:
+    if scan.unit != "HU" or scan.channels != 1:
+        raise UsageError(
+            f"the volume has {scan.channels} channels in {scan.unit}; give one channel in HU"
+        )
+    sides = np.linalg.norm(np.asarray(scan.affine)[:3, :3], axis=0)
+    return scan.data[0].transpose(2, 1, 0), (float(sides[1]), float(sides[0]))
+
+
+def _shift(
+    before: np.ndarray, after: np.ndarray, padding: np.ndarray | None
+) -> dict[str, float | None]:
+    """Mean change, HU, of the pixels of each tissue and of all that was measured."""
+    measured = np.ones(before.shape, bool) if padding is None else ~padding
+    change = after - before
+    result: dict[str, float | None] = {"all": float(change[measured].mean(dtype=np.float64))}
+    for tissue, (low, high) in TISSUES.items():
+        # of the filtered image, whose noise moves fewer pixels across the edges of a class
+        chosen = measured & (after > low) & (after < high)
+        result[tissue] = float(change[chosen].mean(dtype=np.float64)) if chosen.any() else None
+    return result
+
+
+def _kernel_of(standard: Standard) -> tuple[str, str, str]:
+    return vendor_key(standard.vendor), standard.kernel, standard.iterative or ""
+
+
+def _of(facts: Any, key: str) -> Any:
+    return facts.get(key) if isinstance(facts, Mapping) else getattr(facts, key, None)
+
+
+def _plain_text(value: str | None) -> str:
+    return (value or "").casefold()
+
+
+def _plain(value: Any) -> Any:
+    """Infinity and NaN as None, for JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _or_infinity(value: float | None) -> float:
+    return float("inf") if value is None else float(value)
