@@ -184,13 +184,15 @@ class CTMapping:
         write_yaml(path, content)
         return path
 
-    def decide(self, facts: Any) -> Decision:
+    def decide(self, facts: Any, *, any_model: bool = False) -> Decision:
         """What happens to a scan.
 
         Parameters
         ----------
         facts : a series' facts, or a mapping (a row of an index): vendor, model, kernel,
             thickness_mm, iterative. A kernel may be one name or several values.
+        any_model : rules hold for other models of their vendor too; such a scan is an
+            extrapolation.
         """
         vendor, model = (_text(_get(facts, key)) for key in ("vendor", "model"))
         kernel, thickness = self._kernel(_get(facts, "kernel")), _number(facts, "thickness_mm")
@@ -203,7 +205,9 @@ class CTMapping:
             return Decision(status="standard", reason="it is the standard already")
         near = []
         for rule in self.rules:
-            if not self._same_scanner(rule, vendor, model) or self._kernel(rule.kernel) != kernel:
+            known = self._same_scanner(rule, vendor, model)
+            other = any_model and vendor_key(rule.vendor) == vendor_key(vendor)
+            if not (known or other) or self._kernel(rule.kernel) != kernel:
                 continue
             if not _within(thickness, rule.thickness_mm):
                 low, high = rule.thickness_mm or (0, 0)
@@ -218,7 +222,9 @@ class CTMapping:
                     f"with {rule.iterative or 'none stated'}"
                 )
                 continue
-            return self._by_filter(rule, vendor)
+            return self._by_filter(rule, vendor, known)
+        if not near and vendor_key(vendor) != vendor_key(self.standard.vendor):
+            return Decision(status="refused", reason=self._no_raw_data(vendor))
         reason = near[0] if near else f"no rule for {vendor} {model} {_shown(facts)}".strip()
         return Decision(status="uncovered", reason=reason)
 
@@ -274,18 +280,19 @@ class CTMapping:
 
     # ------------------------------------------------------------------------------- parts
 
-    def _by_filter(self, rule: Rule, vendor: str) -> Decision:
+    def _by_filter(self, rule: Rule, vendor: str, known: bool) -> Decision:
         across = vendor_key(vendor) != vendor_key(self.standard.vendor)
         if across and not rule.extrapolation:
-            return Decision(
-                status="refused",
-                reason=f"{vendor} and {self.standard.vendor} share no raw data, so no filter "
-                "between them was ever measured; a rule may say extrapolation: true",
-                rule=rule,
-            )
-        status: Status = "extrapolation" if rule.extrapolation else "mapped"
+            return Decision(status="refused", reason=self._no_raw_data(vendor), rule=rule)
+        status: Status = "mapped" if known and not rule.extrapolation else "extrapolation"
         found = self.filters[rule.filter]
         return Decision(status=status, reason=found.source, rule=rule, filter=found)
+
+    def _no_raw_data(self, vendor: str) -> str:
+        return (
+            f"scanners of {vendor} and {self.standard.vendor} share no raw data, so no filter "
+            "between them was ever measured; a rule that says extrapolation: true overrides this"
+        )
 
     def _kernel(self, value: Any) -> str:
         """Plain name of a kernel; of several values the first, which names it."""

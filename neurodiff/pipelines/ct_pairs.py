@@ -18,6 +18,7 @@ from neurodiff.bridges.ct_filter import (
 )
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.pipelines.ct_mapping import Rule, vendor_key
+from neurodiff.pipelines.ct_support import shift_of
 
 BODY = -900.0  # HU above which a pixel of the softer image belongs to the body
 
@@ -33,7 +34,8 @@ class FitReport:
         and odd slices in turn).
     coherence_limit : lp/cm; infinity where the coherence holds over the whole range.
     sharpens : the target is sharper than the source.
-    shift_hu : mean of target minus source in the body, which the filter does not undo.
+    shift_hu : mean of target minus source inside soft tissue, which the filter does not undo; None
+        where the pairs hold too little of it.
     warnings : a sentence each.
     """
 
@@ -43,7 +45,7 @@ class FitReport:
     rmse_after: float
     coherence_limit: float
     sharpens: bool
-    shift_hu: float
+    shift_hu: float | None
     warnings: tuple[str, ...] = ()
 
 
@@ -86,17 +88,15 @@ def fit_pairs(
         _spectra([(source, target) for source, target in pairs], edges, part) for part in (0, 1)
     ]
     found = filter_from_spectra(halves[0] + halves[1], estimate=estimate, lock=lock)
-    before, after, shift = [], [], []
+    before, after = [], []
     for part in (0, 1):
         one = filter_from_spectra(halves[1 - part], estimate=estimate, lock=lock)
         for source, target, padding in _parts(pairs, part):
-            body = (np.minimum(source.hu, target.hu) > BODY) & ~padding
             chosen = _chosen(pairs, source, part)
-            body = body[chosen]
+            softer = min(source.hu, target.hu, key=lambda hu: float(hu[~padding].std()))
+            body = (softer > BODY)[chosen] & ~padding[chosen]
             made = one.apply(source.hu[chosen], source.spacing, padding[chosen])
-            difference = (target.hu[chosen] - source.hu[chosen])[body]
-            before.append(difference)
-            shift.append(difference)
+            before.append((target.hu[chosen] - source.hu[chosen])[body])
             after.append((target.hu[chosen] - made)[body])
     facts, wanted = first[0].facts, first[1].facts
     if (facts.iterative or None) != (wanted.iterative or None):
@@ -133,7 +133,7 @@ def fit_pairs(
         rmse_after=_rms(after),
         coherence_limit=limit,
         sharpens=found.sharpens(),
-        shift_hu=float(np.concatenate(shift).mean()),
+        shift_hu=_shift_between(pairs),
         warnings=tuple(warnings),
     )
     return rule, found, report
@@ -247,6 +247,15 @@ def _check_alike(pairs: Sequence[tuple[Any, Any]]) -> list[str]:
     ):
         warnings.append("source and target differ in mAs; are they of the same raw data?")
     return warnings
+
+
+def _shift_between(pairs: Sequence[tuple[Any, Any]]) -> float | None:
+    shifts = [
+        shift_of(source.hu, target.hu, source.padding | target.padding, source.spacing)["soft"]
+        for source, target in pairs
+    ]
+    known = [shift for shift in shifts if shift is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _rms(parts: list[np.ndarray]) -> float:

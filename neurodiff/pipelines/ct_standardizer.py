@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neurodiff.bridges.ct_filter import LOCKED, Estimate, RadialFilter, fitted_range
+from neurodiff.bridges.ct_filter import RadialFilter
 from neurodiff.bridges.ct_phantom import (
     NoiseSpectrum,
     Transfer,
@@ -28,51 +28,16 @@ from neurodiff.bridges.ct_phantom import (
 )
 from neurodiff.core.atomic import write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
-from neurodiff.core.radial_gain import check_slices, nyquist
+from neurodiff.core.radial_gain import check_slices
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.datasets.simulated.scanners import kernel_library
 from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, Standard, vendor_key
 from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs
+from neurodiff.pipelines.ct_support import StandardizerSettings, shift_of, supported
 
-#: masks, HU of the input, in which a shift of the mean is reported
-TISSUES = {"air": (-1100.0, -900.0), "lung": (-900.0, -500.0), "soft": (-200.0, 200.0)}
-TISSUES |= {"bone": (300.0, 3000.0)}
 _MAPPING, _SETTINGS = "mapping.yaml", "settings.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StandardizerSettings:
-    """Choices of the linear mode.
-
-    Attributes
-    ----------
-    bins : rings of a fit.
-    estimate : "wiener" (least squared error) or "power" (keeps the noise spectrum).
-    lock : lp/cm below which nothing changes.
-    coherence : a frequency counts as recovered from this coherence on.
-    least : share of the Nyquist frequency that has to be recovered where the target is sharper;
-        below it a scan is refused, above it the report says what is not recovered.
-    amplify : highest gain; a filter that was fitted to pairs is held there, others are refused.
-    workers : threads.
-    """
-
-    bins: int = 96
-    estimate: Estimate = "wiener"
-    lock: float = LOCKED
-    coherence: float = 0.5
-    least: float = 0.25
-    amplify: float = 30.0
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.coherence < 1 or not 0 <= self.least <= 1:
-            raise UsageError(
-                f"coherence is {self.coherence:g} and least {self.least:g}; both are shares"
-            )
-        if self.workers < 1 or not self.amplify >= 1:
-            raise UsageError(f"workers is {self.workers} and amplify {self.amplify:g}; at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,8 +212,8 @@ class CTStandardizer:
             series need no resampling.
         mode : "linear"; "diffusion" needs a standardizer that was trained for it.
         facts : of a Volume, which holds none: vendor, model, kernel, thickness_mm, iterative.
-        extrapolate : go on where the vendor or model is not that of the filter, if exactly one
-            rule is of this kernel; the report then says so.
+        extrapolate : filters hold for other models of their vendor too; the report then says so.
+            Other vendors need a rule of the mapping that says extrapolation: true.
 
         Raises
         ------
@@ -291,20 +256,20 @@ class CTStandardizer:
     ) -> Standardized:
         """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm)."""
         hu = check_slices(hu)
-        decision = self._decide(facts, extrapolate)
+        decision = self._fitted().decide(facts, any_model=extrapolate)
         called = name or "the scan"
         if decision.status == "standard":
             return Standardized(
                 hu=hu.copy(),
-                report=self._report(decision, [], spacing, shift=_shift(hu, hu, padding)),
+                report=self._report(
+                    decision, [], spacing, shift=shift_of(hu, hu, padding, spacing)
+                ),
             )
         if decision.status not in APPLIED or decision.filter is None:
             raise DataError(f"{called} is {decision.status}: {decision.reason}")
-        used, warnings = self._supported(decision, spacing, called)
-        if decision.status == "extrapolation":
-            warnings.insert(0, "extrapolation: the filter was made on another vendor or model")
+        used, warnings = supported(decision, self._fitted(), spacing, self.settings, called)
         result = used.apply(hu, spacing, padding, workers=self.settings.workers)
-        shift = _shift(hu, result, padding)
+        shift = shift_of(hu, result, padding, spacing)
         report = self._report(decision, warnings, spacing, shift=shift, used=used)
         return Standardized(hu=result, report=report)
 
@@ -373,96 +338,6 @@ class CTStandardizer:
             )
         self.mapping = self.mapping.with_rule(rule, found)
 
-    def _decide(self, facts: Any, extrapolate: bool) -> Decision:
-        mapping = self._fitted()
-        decision = mapping.decide(facts)
-        if not extrapolate or decision.status in ("standard", *APPLIED):
-            return decision
-        fitting = []
-        for rule in mapping.rules:
-            if not rule.filter:
-                continue
-            # as if the scan were of the rule's scanner: kernel, thickness and iterative still count
-            moved = {
-                "vendor": mapping.standard.vendor,
-                "model": rule.model,
-                **{key: _of(facts, key) for key in ("kernel", "thickness_mm", "iterative")},
-            }
-            lent = Rule(
-                **{
-                    **{k: getattr(rule, k) for k in rule.__dataclass_fields__},
-                    "vendor": mapping.standard.vendor,
-                }
-            )
-            alone = CTMapping(
-                standard=mapping.standard,
-                rules=(lent,),
-                filters=mapping.filters,
-                aliases=mapping.aliases,
-            )
-            found = alone.decide(moved)
-            if found.status in APPLIED:
-                fitting.append(found)
-        if len(fitting) != 1:
-            return decision
-        return Decision(
-            status="extrapolation",
-            reason=f"{fitting[0].reason}; without extrapolation: {decision.reason}",
-            rule=fitting[0].rule,
-            filter=fitting[0].filter,
-        )
-
-    def _supported(
-        self, decision: Decision, spacing: tuple[float, float], called: str
-    ) -> tuple[RadialFilter, list[str]]:
-        """The filter as far as the source supports it, and what is to be said of it."""
-        s, found, highest = self.settings, decision.filter, nyquist(spacing)
-        assert found is not None
-        warnings = []
-        rule = decision.rule
-        outside = fitted_range(spacing, list(rule.spacings)) if rule and rule.spacings else ""
-        if outside:
-            warnings.append(outside)
-        if rule and _plain_text(rule.iterative) != _plain_text(self._fitted().standard.iterative):
-            warnings.append(
-                "iterative reconstruction is on one side of this filter; what is not linear in it "
-                "stays as it is"
-            )
-        if found.frequency[-1] < 0.9 * highest:
-            warnings.append(
-                f"the filter is known up to {found.frequency[-1]:.1f} lp/cm and the pixels hold "
-                f"{highest:.1f}; its last value is held"
-            )
-        if not found.sharpens():
-            return found, warnings
-        limit = found.limit(s.coherence)
-        if limit < s.least * highest:
-            raise DataError(
-                f"{called} cannot be brought to the standard: the target is sharper, and of the "
-                f"{highest:.1f} lp/cm of these pixels the source supports {limit:.1f}"
-            )
-        inner = found.frequency <= highest
-        peak = float(found.gain[inner].max())
-        fitted = found.slices > 0
-        if peak > s.amplify and not fitted:
-            raise DataError(
-                f"{called} cannot be brought to the standard: the filter would amplify "
-                f"{peak:.0f} times (at most {s.amplify:g}); fit it on pairs, whose noise limits it"
-            )
-        gain = np.minimum(found.gain, s.amplify)
-        if limit < highest:
-            # beyond the limit the target's texture is not in the source: leave what is there
-            fade = np.clip((found.frequency - limit) / (0.1 * limit), 0, 1)
-            gain = gain + fade * (np.minimum(gain, 1.0) - gain)
-            warnings.append(
-                f"the target is sharper than the source supports: beyond {limit:.1f} of "
-                f"{highest:.1f} lp/cm nothing is recovered, and nothing is amplified"
-            )
-        else:
-            warnings.append("the target is sharper than the source: its noise is amplified as well")
-        values = {k: getattr(found, k) for k in found.__dataclass_fields__}
-        return RadialFilter(**{**values, "gain": gain}), warnings
-
     def _report(
         self,
         decision: Decision,
@@ -483,7 +358,8 @@ class CTStandardizer:
             "filter": rule.filter if rule else "",
             "curve": used.to_dict() if used else None,
             "coherence_limit": _plain(used.limit(self.settings.coherence)) if used else None,
-            "warnings": [*warnings, *(fit.warnings if fit else ())],
+            "warnings": warnings,
+            "fit": _plain(asdict(fit)) if fit else None,
             "shift_hu": shift,
             "spacing_mm": [float(side) for side in spacing],
             "settings": asdict(self.settings),
@@ -499,30 +375,8 @@ def _slices_of(scan: Volume) -> tuple[np.ndarray, tuple[float, float]]:
     return scan.data[0].transpose(2, 1, 0), (float(sides[1]), float(sides[0]))
 
 
-def _shift(
-    before: np.ndarray, after: np.ndarray, padding: np.ndarray | None
-) -> dict[str, float | None]:
-    """Mean change, HU, of the pixels of each tissue and of all that was measured."""
-    measured = np.ones(before.shape, bool) if padding is None else ~padding
-    change = after - before
-    result: dict[str, float | None] = {"all": float(change[measured].mean(dtype=np.float64))}
-    for tissue, (low, high) in TISSUES.items():
-        # of the filtered image, whose noise moves fewer pixels across the edges of a class
-        chosen = measured & (after > low) & (after < high)
-        result[tissue] = float(change[chosen].mean(dtype=np.float64)) if chosen.any() else None
-    return result
-
-
 def _kernel_of(standard: Standard) -> tuple[str, str, str]:
     return vendor_key(standard.vendor), standard.kernel, standard.iterative or ""
-
-
-def _of(facts: Any, key: str) -> Any:
-    return facts.get(key) if isinstance(facts, Mapping) else getattr(facts, key, None)
-
-
-def _plain_text(value: str | None) -> str:
-    return (value or "").casefold()
 
 
 def _plain(value: Any) -> Any:
