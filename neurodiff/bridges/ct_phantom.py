@@ -185,8 +185,10 @@ def noise_spectrum(
     variance = float((squares**2).sum() / (len(squares) * (size * size - 6)))
     if not variance > 0:
         raise DataError("the regions hold no noise at all; they are not from a scanner")
-    power = np.abs(np.fft.fft2(squares.reshape(-1, size, size))) ** 2
-    power = power.mean(axis=0) * row_mm * column_mm / size**2
+    # a sharp kernel has a hundred times more power at 5 lp/cm than at 1; the window keeps it there
+    window = np.multiply.outer(np.hanning(size + 2)[1:-1], np.hanning(size + 2)[1:-1])
+    power = np.abs(np.fft.fft2(squares.reshape(-1, size, size) * window)) ** 2
+    power = power.mean(axis=0) * row_mm * column_mm / (window**2).sum()
     radius = radial_frequency((size, size), (row_mm, column_mm), half=False)
     edges = np.linspace(0, 5 / max(row_mm, column_mm), bins + 1)
     ring = np.digitize(radius, edges) - 1
@@ -298,19 +300,24 @@ def match_noise(shape: RadialFilter, source: NoiseSpectrum, target_sd: float) ->
 
 
 def uniform_regions(hu: Any, *, size: int = 32, count: int = 8) -> list[tuple[int, int]]:
-    """Corners of the ``count`` most uniform squares of water-like material, one grid a slice set.
+    """Corners of the ``count`` most uniform squares of water-like material, apart from each other.
 
-    Squares (half overlapping, then picked apart) whose mean lies within -200 and 200 HU in every
-    slice, in ascending order of their SD. DataError where there is none.
+    Squares whose mean lies within -200 and 200 HU in every slice, in ascending order of the SD of
+    the means of blocks of 8 pixels: structure, and hardly the noise, whose least values would
+    otherwise be chosen. DataError where there is none.
     """
     hu = check_slices(hu)
+    if size < 16 or size % 8:
+        raise UsageError(f"squares of {size} pixels; give a multiple of 8 from 16 on")
+    rows, columns = (length // 8 for length in hu.shape[1:])
+    blocks = hu[:, : rows * 8, : columns * 8].reshape(len(hu), rows, 8, columns, 8).mean((2, 4))
+    side = size // 8
     found = []
-    for row in range(0, hu.shape[1] - size + 1, size // 2):
-        for column in range(0, hu.shape[2] - size + 1, size // 2):
-            square = hu[:, row : row + size, column : column + size]
-            means = square.mean(axis=(1, 2))
-            if np.abs(means).max() <= 200:
-                found.append((float(square.std(axis=(1, 2)).mean()), row, column))
+    for row in range(rows - side + 1):
+        for column in range(columns - side + 1):
+            square = blocks[:, row : row + side, column : column + side]
+            if np.abs(square.mean(axis=(1, 2))).max() <= 200:
+                found.append((float(square.std(axis=(1, 2)).mean()), row * 8, column * 8))
     kept: list[tuple[int, int]] = []
     for _, row, column in sorted(found):
         if all(abs(row - r) >= size or abs(column - c) >= size for r, c in kept):

@@ -130,11 +130,14 @@ def shift_of(
     before, after = before[chosen], after[chosen]
     measured = np.ones(before.shape, bool) if padding is None else ~padding[chosen]
     change = after - before
+    result: dict[str, float | None] = {"all": _mean(change, measured, 1)}
     size = (1, *(max(1, round(_INNER_MM / side)) for side in spacing))
     smooth = uniform_filter((before + after) / 2, size)
     low, high = minimum_filter(smooth, size), maximum_filter(smooth, size)
+    if not measured.all():
+        wide = tuple(2 * side if side > 1 else 1 for side in size)
+        measured &= ~maximum_filter(~measured, wide)  # the smoothing reached into the padding there
     least = _LEAST_MM2 / (spacing[0] * spacing[1])
-    result: dict[str, float | None] = {"all": _mean(change, measured, 1)}
     for tissue, (lowest, highest) in TISSUES.items():
         result[tissue] = _mean(change, measured & (low > lowest) & (high < highest), least)
     return result
