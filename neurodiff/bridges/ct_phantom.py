@@ -241,7 +241,8 @@ def filter_from_noise(
 ) -> RadialFilter:
     """sqrt(NPS_target / NPS_source): valid for one dose, one thickness and linear kernels.
 
-    The lowest frequencies, where a filtered back-projection has no noise to measure, are locked.
+    The lowest frequencies, where a filtered back-projection has no noise to measure, are taken from
+    a smooth curve through the others that is 1 at 0.
     """
     reach = min(source.frequency[-1], target.frequency[-1])
     f = source.frequency[source.frequency <= reach * (1 + 1e-9)]
@@ -250,9 +251,15 @@ def filter_from_noise(
     used = below > 1e-6 * below.max()
     if used.sum() < 3:
         raise DataError("the source's noise lies in fewer than three bins; measure more regions")
-    gain = np.sqrt(above[used] / below[used])
-    # two rings' neighbours steady a ratio of two estimates; H varies over line pairs, not rings
-    gain = np.convolve(np.pad(gain, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+    logs = 0.5 * np.log(np.maximum(above[used] / below[used], 1e-8))
+    # H is 1 at 0 and smooth over line pairs: powers of f through the rings, each with the weight of
+    # its coefficients. Rings near 0 have the least, and structure of the phantom in them.
+    share = f[used] / reach
+    order = min(6, 1 + int(used.sum()) // 2)
+    basis = np.stack([share**k for k in range(2, order + 1)], axis=1)
+    weight = np.sqrt(share)[:, None]
+    powers, *_ = np.linalg.lstsq(basis * weight, logs * weight[:, 0], rcond=None)
+    gain = np.exp(basis @ powers)
     squares = min(source.regions, target.regions)
     found = RadialFilter.from_gain(
         np.concatenate([[0.0], f[used]]),
