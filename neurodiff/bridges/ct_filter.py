@@ -167,8 +167,8 @@ class RadialFilter:
 
         Infinity where it stays there over the whole range, or where coherence was not measured.
         """
-        # one noisy bin among good ones is no limit; three are
-        middle = _median3(self.coherence)
+        # one noisy bin among good ones is no limit, two are; what was not measured is none
+        middle = _median3(np.where(np.isnan(self.coherence), 1.0, self.coherence))
         below = np.flatnonzero(middle < coherence)
         return float(self.frequency[below[0]]) if len(below) else float("inf")
 
@@ -375,7 +375,7 @@ def _about_mean(one: np.ndarray, outside: np.ndarray | None, window: np.ndarray)
 
 
 def _median3(curve: np.ndarray) -> np.ndarray:
-    """Running median of three; NaN stays NaN."""
+    """Running median of three; the ends stay."""
     if len(curve) < 3:
         return curve
     middle = np.median([curve[:-2], curve[1:-1], curve[2:]], axis=0)

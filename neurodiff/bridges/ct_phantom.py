@@ -62,20 +62,24 @@ class NoiseSpectrum:
     ----------
     frequency : (bins,) lp/cm.
     power : (bins,) HU^2 mm^2; its integral over the plane is the variance.
+    count : (bins,) coefficients in each ring, which are fewer in the corners of the plane.
+    reach : Nyquist frequency of the coarser axis, lp/cm: rings up to it are whole.
     variance : HU^2, measured on the same regions after the trend was taken off.
     regions : how many regions were averaged.
     """
 
     frequency: np.ndarray
     power: np.ndarray
+    count: np.ndarray
+    reach: float
     variance: float
     regions: int
 
     def filtered_sd(self, gain: RadialFilter) -> float:
-        """SD, HU, of this noise behind a filter: root of the integral of ``power * gain^2``."""
-        ring = self.power * self.frequency
-        share = np.trapezoid(ring * gain.at(self.frequency) ** 2, self.frequency)
-        return float(np.sqrt(self.variance * share / np.trapezoid(ring, self.frequency)))
+        """SD, HU, of this noise behind a filter: root of the sum of ``power * gain^2``."""
+        ring = self.power * self.count
+        share = (ring * gain.at(self.frequency) ** 2).sum() / ring.sum()
+        return float(np.sqrt(self.variance * share))
 
 
 def rod_transfer(
@@ -163,7 +167,7 @@ def noise_spectrum(
     regions : (row, column) of the upper left corner of each square, the same in every slice.
     spacing : (row_mm, column_mm).
     size : pixels a side of a square.
-    bins : rings up to the Nyquist frequency of the coarser axis.
+    bins : rings up to the Nyquist frequency of the coarser axis; as wide ones follow to the corner.
 
     Raises
     ------
@@ -190,17 +194,22 @@ def noise_spectrum(
     power = np.abs(np.fft.fft2(squares.reshape(-1, size, size) * window)) ** 2
     power = power.mean(axis=0) * row_mm * column_mm / (window**2).sum()
     radius = radial_frequency((size, size), (row_mm, column_mm), half=False)
-    edges = np.linspace(0, 5 / max(row_mm, column_mm), bins + 1)
-    ring = np.digitize(radius, edges) - 1
-    inside = (ring >= 0) & (ring < bins) & (radius > 0)
-    count = np.bincount(ring[inside], minlength=bins)
+    reach = 5 / max(row_mm, column_mm)
+    inside = radius > 0  # the mean was taken off
+    ring = (radius[inside] * bins / (reach * (1 + 1e-9))).astype(int)
+    count = np.bincount(ring)
     filled = count > 0
     mean_of = [
-        np.bincount(ring[inside], weights=values[inside], minlength=bins)[filled] / count[filled]
+        np.bincount(ring, weights=values[inside])[filled] / count[filled]
         for values in (radius, power)
     ]
     return NoiseSpectrum(
-        frequency=mean_of[0], power=mean_of[1], variance=variance, regions=len(squares)
+        frequency=mean_of[0],
+        power=mean_of[1],
+        count=count[filled],
+        reach=reach,
+        variance=variance,
+        regions=len(squares),
     )
 
 
@@ -244,7 +253,7 @@ def filter_from_noise(
     The lowest frequencies, where a filtered back-projection has no noise to measure, are taken from
     a smooth curve through the others that is 1 at 0.
     """
-    reach = min(source.frequency[-1], target.frequency[-1])
+    reach = min(source.reach, target.reach)
     f = source.frequency[source.frequency <= reach * (1 + 1e-9)]
     below = np.interp(f, source.frequency, source.power)
     above = np.interp(f, target.frequency, target.power)
