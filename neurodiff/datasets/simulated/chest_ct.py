@@ -98,6 +98,7 @@ def simulated_lung(
     hu = np.full((slices, size, size), AIR, np.float32)
     hu[:, body] = FAT
     hu[:, inner] = TISSUE
+    _bones(hu, x, y, scale)
     heart = np.broadcast_to(_ellipse(x, y, 18, -18, 40, 36), hu.shape) & inner
     lungs = np.zeros(hu.shape, bool)
     for side in (-1, 1):
@@ -106,8 +107,7 @@ def simulated_lung(
             # lungs are a little narrower away from the middle slice
             grown = 1 - 0.0008 * abs(height)
             lungs[index] |= _ellipse(x, y, centre, 2, 54 * grown * scale, 78 * grown * scale)
-    lungs &= inner & ~heart
-    hu[lungs] = 0
+    lungs &= inner & ~heart & (hu == TISSUE)  # and not the ribs
     # correlated over 6 mm, clipped well inside the gap between parenchyma and emphysema
     texture = np.clip(15 * _smooth_noise(rng, hu.shape, (thickness_mm, pixel, pixel), 6.0), -40, 40)
     hu[lungs] = (PARENCHYMA + texture)[lungs]
@@ -134,7 +134,6 @@ def simulated_lung(
         calcium[first : first + int(rng.integers(3, 7)), spot] = level
     calcium[~heart] = 0
     hu[calcium > 0] = calcium[calcium > 0]
-    _bones(hu, x, y, scale)
     padding = np.broadcast_to(np.hypot(x, y) > _FIELD_MM / 2, hu.shape).copy()
     hu[padding] = -1024
     return SimulatedLung(
