@@ -7,8 +7,8 @@ Toshiba FC51 and FC13 (2 slices of a chest phantom): fitted on one slice, tested
 ways, body RMSE of each fold in turn. Philips YA and UB (32 slices of a skull phantom, iterative
 reconstruction on the side of UB): odd and even slices in turn. Both directions. Regions: squares of
 32 x 32 pixels without overlap of which half (``--inside``) is above -300 HU in the softer image and
-none is padding; 93 features as pyradiomics names them (bins of 25 HU, in plane, no resampling). Intervals
-by bootstrap over slices.
+none is padding; 93 features as pyradiomics names them (bins of 25 HU, in plane, no resampling).
+Intervals by bootstrap over slices.
 
 "unlocked" is the plain radial Wiener fit (Hann window, 96 bins); "ours" holds everything below
 0.5 lp/cm as it was; "power" is the ratio of power spectra. "Gaussian" has the width that fits best

@@ -57,10 +57,8 @@ class RadialFilter:
     Examples
     --------
     >>> soft = RadialFilter.from_gain([0.0, 5.0, 10.0], [1.0, 0.5, 0.0])
-    >>> soft.at(2.5)
-    array(0.75)
-    >>> soft.then(soft).at(5.0)
-    array(0.25)
+    >>> float(soft.at(2.5)), float(soft.then(soft).at(5.0))
+    (0.75, 0.25)
     """
 
     frequency: np.ndarray
@@ -130,7 +128,7 @@ class RadialFilter:
 
     def at(self, frequency: Any) -> np.ndarray:
         """Gain at frequencies (any shape), lp/cm."""
-        return np.interp(frequency, self.frequency, self.gain)
+        return np.asarray(np.interp(frequency, self.frequency, self.gain))
 
     def apply(
         self,

@@ -37,7 +37,7 @@ class Transfer:
 
     def at(self, frequency: Any) -> np.ndarray:
         """Value at frequencies, lp/cm; the last value beyond the range."""
-        return np.interp(frequency, self.frequency, self.value)
+        return np.asarray(np.interp(frequency, self.frequency, self.value))
 
     def falls_to(self, level: float) -> float:
         """First frequency, lp/cm, at which the curve is at ``level``; infinity where it never is.

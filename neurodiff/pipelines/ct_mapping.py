@@ -66,6 +66,7 @@ class Rule:
     extrapolation : the filter was made on another vendor or model, on purpose.
     iterative : how the headers of the fitted scans name iterative reconstruction, or None.
     spacings : (row_mm, column_mm) of the fitted scans.
+    taps, step_mm : weights of thin slices in a thicker one and the distance they were fitted at.
     """
 
     vendor: str
@@ -77,12 +78,19 @@ class Rule:
     extrapolation: bool = False
     iterative: str | None = None
     spacings: tuple[tuple[float, float], ...] = ()
+    taps: tuple[float, ...] = ()
+    step_mm: float | None = None
 
     def __post_init__(self) -> None:
         if bool(self.filter) == bool(self.refuse):
             raise UsageError(
                 f"the rule for {self.vendor} {self.kernel} needs either a filter or a reason to "
                 "refuse, and not both"
+            )
+        if self.taps and (len(self.taps) % 2 == 0 or self.step_mm is None):
+            raise UsageError(
+                f"the rule for {self.vendor} {self.kernel} has {len(self.taps)} taps at a step of "
+                f"{self.step_mm} mm; give an odd number and the step"
             )
 
 
@@ -296,8 +304,8 @@ class CTMapping:
 
     def _kernel(self, value: Any) -> str:
         """Plain name of a kernel; of several values the first, which names it."""
-        if not isinstance(value, str | float | type(None)) and len(value):
-            value = next(iter(value))
+        if not isinstance(value, str | float | type(None)):
+            value = next(iter(value), None)
         name = _plain(_text(value).split("\\")[0])
         return self._spellings.get(name, name)  # type: ignore[attr-defined]
 

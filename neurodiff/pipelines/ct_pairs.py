@@ -16,6 +16,7 @@ from neurodiff.bridges.ct_filter import (
     cross_spectra,
     filter_from_spectra,
 )
+from neurodiff.bridges.ct_profile import fit_taps, thicken
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.pipelines.ct_mapping import Rule, vendor_key
 from neurodiff.pipelines.ct_support import shift_of
@@ -137,6 +138,80 @@ def fit_pairs(
         warnings=tuple(warnings),
     )
     return rule, found, report
+
+
+def fit_thickness(thin: Any, thick: Any, *, taps: int = 7) -> tuple[Rule, RadialFilter, FitReport]:
+    """The rule that makes slices as thick as those of another reconstruction of the same scan.
+
+    Parameters
+    ----------
+    thin, thick : series of one scanner and kernel over the same pixels; thin slices evenly spaced.
+    taps : odd number of thin slices that a thick one may hold.
+
+    Returns
+    -------
+    A rule with ``taps``, a filter that changes nothing in the plane, and what was found: each
+    half of the thick slices by the weights of the other half.
+
+    Raises
+    ------
+    DataError : series that do not belong together, or fewer than four thick slices whose thin
+        neighbours are all there.
+    """
+    a, b = thin.facts, thick.facts
+    if vendor_key(a.vendor) != vendor_key(b.vendor) or (a.model, a.kernel) != (b.model, b.kernel):
+        raise DataError(
+            f"thin and thick slices are of {a.vendor} {a.model} {a.kernel} and {b.vendor} "
+            f"{b.model} {b.kernel}; the thickness alone may differ"
+        )
+    if not thin.stack.even or thin.hu.shape[1:] != thick.hu.shape[1:] or len(thin.hu) < taps:
+        raise DataError(
+            f"the thin series has {thin.hu.shape} evenly spaced slices or not, the thick one "
+            f"{thick.hu.shape}; give at least {taps} thin slices, evenly spaced, of the same pixels"
+        )
+    distance = np.abs(thick.positions_mm[:, None] - thin.positions_mm[None])
+    centres, half = distance.argmin(axis=1), taps // 2
+    step = float(thin.stack.step)
+    used = (distance.min(axis=1) < 0.05 * step) & (centres >= half)
+    used = np.flatnonzero(used & (centres < len(thin.hu) - half))
+    if len(used) < 4:
+        raise DataError(
+            f"{len(used)} thick slices lie on thin ones with {half} on each side; four are needed, "
+            "so that half of them can test the weights"
+        )
+    padding = thin.padding if thin.padding.any() else None
+    before, after = [], []
+    for part in (0, 1):
+        other, tested = used[1 - part :: 2], used[part::2]
+        weights = fit_taps(thin.hu, thick.hu[other], centres[other], taps=taps, padding=padding)
+        made, outside = thicken(thin.hu, weights, centres[tested], padding=padding)
+        body = (thick.hu[tested] > BODY) & ~outside & ~thick.padding[tested]
+        before.append((thick.hu[tested] - thin.hu[centres[tested]])[body])
+        after.append((thick.hu[tested] - made)[body])
+    weights = fit_taps(thin.hu, thick.hu[used], centres[used], taps=taps, padding=padding)
+    source = f"slice profile of {len(used)} thick slices"
+    rule = Rule(
+        vendor=a.vendor or "",
+        model=a.model or "*",
+        kernel=a.kernel[0] if a.kernel else "",
+        thickness_mm=None
+        if a.thickness_mm is None
+        else (round(0.9 * a.thickness_mm, 4), round(1.1 * a.thickness_mm, 4)),
+        filter=filter_name("thickness", f"{b.thickness_mm or 0:g} mm"),
+        iterative=a.iterative or None,
+        taps=tuple(float(weight) for weight in weights),
+        step_mm=step,
+    )
+    report = FitReport(
+        slices=len(used),
+        series=1,
+        rmse_before=_rms(before),
+        rmse_after=_rms(after),
+        coherence_limit=float("inf"),
+        sharpens=False,
+        shift_hu=None,
+    )
+    return rule, RadialFilter.from_gain([0.0, 20.0], [1.0, 1.0], source=source), report
 
 
 def filter_name(source: str, target: str) -> str:

@@ -34,8 +34,13 @@ from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.datasets.simulated.scanners import kernel_library
 from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, Standard, vendor_key
-from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs
-from neurodiff.pipelines.ct_support import StandardizerSettings, shift_of, supported
+from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs, fit_thickness
+from neurodiff.pipelines.ct_support import (
+    StandardizerSettings,
+    shift_of,
+    supported,
+    thickened,
+)
 
 _MAPPING, _SETTINGS = "mapping.yaml", "settings.json"
 
@@ -93,6 +98,27 @@ class CTStandardizer:
             model=wanted.model or "*",
             kernel=wanted.kernel[0],
             iterative=wanted.iterative or None,
+        )
+        self._add(standard, rule, found)
+        self.fits[rule.filter] = report
+        return self
+
+    def fit_thickness(self, thin: CTSeries, thick: CTSeries, *, taps: int = 7) -> CTStandardizer:
+        """Add the weights that make thin slices as thick as those of the same scan's other series.
+
+        The slices stay where they are; each becomes a mean over its neighbours. A standard is
+        either a kernel or a thickness: a change of both is two standardizers, one after the other.
+        """
+        rule, found, report = fit_thickness(thin, thick, taps=taps)
+        facts = thick.facts
+        if facts.thickness_mm is None or not rule.kernel:
+            raise DataError("the series name no thickness or no kernel; a rule needs both")
+        standard = Standard(
+            vendor=facts.vendor or "",
+            model=facts.model or "*",
+            kernel=rule.kernel,
+            thickness_mm=(round(0.9 * facts.thickness_mm, 4), round(1.1 * facts.thickness_mm, 4)),
+            iterative=facts.iterative or None,
         )
         self._add(standard, rule, found)
         self.fits[rule.filter] = report
@@ -231,9 +257,12 @@ class CTStandardizer:
                     "a Volume does not say its kernel; give facts={'vendor': ..., 'model': ..., "
                     "'kernel': ..., 'thickness_mm': ...}"
                 )
-            done = self.apply_slices(hu, spacing, facts=facts, extrapolate=extrapolate)
+            step = float(np.linalg.norm(np.asarray(scan.affine)[:3, 2]))
+            done = self.apply_slices(
+                hu, spacing, facts=facts, extrapolate=extrapolate, step_mm=step
+            )
             data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
-            volume = Volume(data, scan.affine, "HU", scan.source, scan.notes)
+            volume = Volume(data, scan.affine, "HU", scan.name, scan.notes)
             return Standardized(hu=done.hu, report=done.report, volume=volume)
         return self.apply_slices(
             scan.hu,
@@ -242,6 +271,7 @@ class CTStandardizer:
             padding=scan.padding,
             extrapolate=extrapolate,
             name=scan.name,
+            step_mm=float(scan.stack.step) if scan.regular and len(scan.hu) > 1 else None,
         )
 
     def apply_slices(
@@ -253,8 +283,13 @@ class CTStandardizer:
         padding: np.ndarray | None = None,
         extrapolate: bool = False,
         name: str = "",
+        step_mm: float | None = None,
     ) -> Standardized:
-        """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm)."""
+        """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm).
+
+        ``step_mm`` is the distance of slices, None where it is uneven; a change of thickness
+        needs it.
+        """
         hu = check_slices(hu)
         decision = self._fitted().decide(facts, any_model=extrapolate)
         called = name or "the scan"
@@ -268,7 +303,15 @@ class CTStandardizer:
         if decision.status not in APPLIED or decision.filter is None:
             raise DataError(f"{called} is {decision.status}: {decision.reason}")
         used, warnings = supported(decision, self._fitted(), spacing, self.settings, called)
-        result = used.apply(hu, spacing, padding, workers=self.settings.workers)
+        result = hu.copy()
+        if np.any(used.gain != 1):
+            result = used.apply(hu, spacing, padding, workers=self.settings.workers)
+        if decision.rule and decision.rule.taps:
+            result = thickened(result, decision.rule, step_mm, padding, called)
+            warnings.append(
+                f"each slice is now a mean over {len(decision.rule.taps)} slices at "
+                f"{decision.rule.step_mm:g} mm; neighbours share most of their data"
+            )
         shift = shift_of(hu, result, padding, spacing)
         report = self._report(decision, warnings, spacing, shift=shift, used=used)
         return Standardized(hu=result, report=report)
@@ -375,8 +418,9 @@ def _slices_of(scan: Volume) -> tuple[np.ndarray, tuple[float, float]]:
     return scan.data[0].transpose(2, 1, 0), (float(sides[1]), float(sides[0]))
 
 
-def _kernel_of(standard: Standard) -> tuple[str, str, str]:
-    return vendor_key(standard.vendor), standard.kernel, standard.iterative or ""
+def _kernel_of(standard: Standard) -> tuple[Any, ...]:
+    named = vendor_key(standard.vendor), standard.kernel, standard.iterative or ""
+    return *named, standard.thickness_mm
 
 
 def _plain(value: Any) -> Any:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurodiff.bridges.ct_filter import LOCKED, Estimate, RadialFilter, fitted_range
+from neurodiff.bridges.ct_profile import thicken
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import nyquist
-from neurodiff.pipelines.ct_mapping import CTMapping, Decision
+from neurodiff.pipelines.ct_mapping import CTMapping, Decision, Rule
 
 #: classes of HU in which a shift of the mean is reported
 TISSUES = {"air": (-1100.0, -920.0), "lung": (-920.0, -500.0), "soft": (-200.0, 200.0)}
@@ -110,6 +111,28 @@ def supported(
     else:
         warnings.append("the target is sharper than the source: its noise is amplified as well")
     return replace(found, gain=gain), warnings
+
+
+def thickened(
+    hu: np.ndarray,
+    rule: Rule,
+    step_mm: float | None,
+    padding: np.ndarray | None,
+    called: str,
+) -> np.ndarray:
+    """Every slice as a weighted mean over its neighbours; as it was where one of them is padding.
+
+    Raises
+    ------
+    DataError : slices at uneven or other distances than the weights were fitted at.
+    """
+    if step_mm is None or rule.step_mm is None or abs(step_mm / rule.step_mm - 1) > 0.02:
+        given = "unevenly spaced" if step_mm is None else f"{step_mm:g} mm apart"
+        raise DataError(
+            f"{called} has slices {given}; the slice profile was fitted at {rule.step_mm:g} mm"
+        )
+    made, _ = thicken(hu, rule.taps, np.arange(len(hu)), padding=padding)
+    return made
 
 
 def shift_of(
