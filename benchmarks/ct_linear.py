@@ -11,8 +11,9 @@ none is padding; 93 features as pyradiomics names them (bins of 25 HU, in plane,
 Intervals by bootstrap over slices.
 
 "unlocked" is the plain radial Wiener fit (Hann window, 96 bins); "ours" holds everything below
-0.5 lp/cm as it was; "power" is the ratio of power spectra. "Gaussian" has the width that fits best
-in the fold's training slices. "standardizer" is what CTStandardizer gives, with its limits.
+0.5 lp/cm as it was; "smooth" is 1 at 0 alone and reaches the fit at 0.5 lp/cm; "power" is the ratio
+of power spectra. "Gaussian" has the width that fits best in the fold's training slices.
+"standardizer" is what CTStandardizer gives, with its limits.
 
 Zero-shot FC51 to FC13, fitted on nothing of the pair that is tested: see the lines' own words. A
 scan with two slices carries its phantom facts from the other slice.
@@ -61,6 +62,7 @@ def main() -> None:
             ("Gaussian", None),
             ("unlocked", {"lock": 0.0}),
             ("ours", {}),
+            ("smooth", {"hold": "smooth"}),
             ("power", {"estimate": "power"}),
         ):
             if name == "Gaussian" and source != "toshiba_fc51" and soft != target:

@@ -82,6 +82,23 @@ def test_mean_is_kept_and_the_locked_band_is_untouched():
     assert np.array_equal(strong.apply(flat, (0.7, 0.7)), flat)
 
 
+def test_a_smooth_hold_leaves_one_slowly_and_meets_the_fit():
+    plain = gaussian_filter(2.0, highest=20.0)
+    smooth = plain.locked(0.5, "smooth")
+    assert smooth.at(0.0) == 1
+    assert smooth.at(0.02) == pytest.approx(1, abs=1e-5)
+    assert smooth.at(0.5) == pytest.approx(gaussian(0.5, 2.0), abs=1e-3)
+    assert np.array_equal(smooth.at([0.7, 3.0]), plain.at([0.7, 3.0]))
+    # beside a strong edge the band's step in frequency rings for centimetres; this does not
+    edge = np.where(np.arange(400) < 200, 0, 1500).astype(np.float32)
+    image = np.broadcast_to(edge, (1, 40, 400))
+    far = np.s_[0, 20, 20:170]  # 2 to 12 cm from the edge
+    rings = [np.abs(one.apply(image, (0.7, 0.7))[far]).max() for one in (plain.locked(0.5), smooth)]
+    assert rings[1] < 0.5 * rings[0]
+    with pytest.raises(UsageError, match="'band' or 'smooth'"):
+        plain.locked(0.5, "hard")  # type: ignore[arg-type]
+
+
 def test_twice_is_the_composed_filter():
     soft = gaussian_filter(0.4, highest=20.0)
     hu = noise(2, (1, 160, 160))

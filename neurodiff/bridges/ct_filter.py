@@ -34,6 +34,7 @@ from neurodiff.core.radial_gain import (
 )
 
 Estimate = Literal["wiener", "power"]
+Hold = Literal["band", "smooth"]
 
 #: below this frequency, lp/cm, a filter leaves an image as it is: mean HU, organs, emphysema
 LOCKED = 0.5
@@ -141,14 +142,27 @@ class RadialFilter:
         """Filtered slices: see :func:`neurodiff.core.radial_gain.apply_gain`."""
         return apply_gain(hu, spacing, self.frequency, self.gain, padding=padding, workers=workers)
 
-    def locked(self, below: float = LOCKED) -> RadialFilter:
-        """The same filter with gain 1 up to ``below`` lp/cm, reached from a fifth above it."""
+    def locked(self, below: float = LOCKED, hold: Hold = "band") -> RadialFilter:
+        """The same filter with the slow part of an image kept.
+
+        Parameters
+        ----------
+        below : lp/cm; 0 leaves the filter as it is.
+        hold : "band": gain 1 up to ``below``, reached from a fifth above it, so that nothing below
+            changes at all. "smooth": gain 1 at 0 alone, the fit from ``below`` on and a cosine
+            between, which has no step in frequency and no tail of centimetres at strong edges.
+        """
+        if hold not in ("band", "smooth"):
+            raise UsageError(f"hold is {hold!r}; expected 'band' or 'smooth'")
         if below <= 0:
             return self
-        f = np.union1d(self.frequency, [0.0, below, 1.2 * below])
-        share = np.clip((f - below) / (0.2 * below), 0, 1)
-        gain = 1 + share * (self.at(f) - 1)
-        return self._on(f, gain)
+        if hold == "smooth":
+            f = np.union1d(self.frequency, np.linspace(0, below, 33))
+            share = 0.5 - 0.5 * np.cos(np.pi * np.clip(f / below, 0, 1))
+        else:
+            f = np.union1d(self.frequency, [0.0, below, 1.2 * below])
+            share = np.clip((f - below) / (0.2 * below), 0, 1)
+        return self._on(f, 1 + share * (self.at(f) - 1))
 
     def then(self, other: RadialFilter) -> RadialFilter:
         """The filter of this one followed by another: gains multiply, the lower coherence stays."""
@@ -218,6 +232,7 @@ def fit_filter(
     bins: int = 96,
     estimate: Estimate = "wiener",
     lock: float = LOCKED,
+    hold: Hold = "band",
 ) -> RadialFilter:
     """Filter from slice pairs of one spacing.
 
@@ -229,7 +244,7 @@ def fit_filter(
     bins : rings between 0 and the highest frequency of the slices' corners.
     estimate : "wiener" minimises the squared error; "power" is sqrt(sum |T|^2 / sum |S|^2), which
         keeps the target's noise spectrum and equals the former where coherence is 1.
-    lock : lp/cm below which the gain is 1; 0 leaves the fit as it is.
+    lock, hold : lp/cm below which the image is kept, and how: see `RadialFilter.locked`.
 
     Raises
     ------
@@ -237,7 +252,7 @@ def fit_filter(
     """
     edges = bin_edges([spacing], bins)
     spectra = cross_spectra(source, target, spacing, edges=edges, padding=padding)
-    return filter_from_spectra(spectra, estimate=estimate, lock=lock)
+    return filter_from_spectra(spectra, estimate=estimate, lock=lock, hold=hold)
 
 
 def bin_edges(spacings: list[tuple[float, float]], bins: int = 96) -> np.ndarray:
@@ -307,7 +322,11 @@ def cross_spectra(
 
 
 def filter_from_spectra(
-    spectra: CrossSpectra, *, estimate: Estimate = "wiener", lock: float = LOCKED
+    spectra: CrossSpectra,
+    *,
+    estimate: Estimate = "wiener",
+    lock: float = LOCKED,
+    hold: Hold = "band",
 ) -> RadialFilter:
     """The filter of summed spectra; see :func:`fit_filter`."""
     if estimate not in ("wiener", "power"):
@@ -334,7 +353,7 @@ def filter_from_spectra(
         slices=spectra.slices,
         source=f"{estimate} fit of {spectra.slices} slice pairs",
     )
-    return found.locked(lock)
+    return found.locked(lock, hold)
 
 
 def gaussian_filter(sigma_mm: float, *, highest: float, bins: int = 256) -> RadialFilter:

@@ -11,6 +11,7 @@ import numpy as np
 from neurodiff.bridges.ct_filter import (
     LOCKED,
     Estimate,
+    Hold,
     RadialFilter,
     bin_edges,
     cross_spectra,
@@ -21,6 +22,7 @@ from neurodiff.core.errors import DataError, UsageError
 from neurodiff.pipelines.ct_mapping import Rule, vendor_key
 from neurodiff.pipelines.ct_support import shift_of
 
+_SLACK = 0.1  # share by which slices may be thinner or thicker than the fitted ones
 BODY = -900.0  # HU above which a pixel of the softer image belongs to the body
 
 
@@ -56,17 +58,16 @@ def fit_pairs(
     bins: int = 96,
     estimate: Estimate = "wiener",
     lock: float = LOCKED,
+    hold: Hold = "band",
     coherence: float = 0.5,
-    thickness_slack: float = 0.1,
 ) -> tuple[Rule, RadialFilter, FitReport]:
     """One rule with its filter from series pairs of one scanner and two kernels.
 
     Parameters
     ----------
     pairs : (source, target) series of the same raw data, all of one vendor, model and kernel pair.
-    bins, estimate, lock : see :func:`neurodiff.bridges.ct_filter.fit_filter`.
+    bins, estimate, lock, hold : see :func:`neurodiff.bridges.ct_filter.fit_filter`.
     coherence : below it nothing of the target is recovered.
-    thickness_slack : share by which slices may be thinner or thicker than the fitted ones.
 
     Raises
     ------
@@ -88,10 +89,10 @@ def fit_pairs(
     halves = [
         _spectra([(source, target) for source, target in pairs], edges, part) for part in (0, 1)
     ]
-    found = filter_from_spectra(halves[0] + halves[1], estimate=estimate, lock=lock)
+    found = filter_from_spectra(halves[0] + halves[1], estimate=estimate, lock=lock, hold=hold)
     before, after = [], []
     for part in (0, 1):
-        one = filter_from_spectra(halves[1 - part], estimate=estimate, lock=lock)
+        one = filter_from_spectra(halves[1 - part], estimate=estimate, lock=lock, hold=hold)
         for source, target, padding in _parts(pairs, part):
             chosen = _chosen(pairs, source, part)
             softer = min(source.hu, target.hu, key=lambda hu: float(hu[~padding].std()))
@@ -118,8 +119,8 @@ def fit_pairs(
         model=facts.model or "*",
         kernel=facts.kernel[0],
         thickness_mm=(
-            round(min(thickness) * (1 - thickness_slack), 4),
-            round(max(thickness) * (1 + thickness_slack), 4),
+            round(min(thickness) * (1 - _SLACK), 4),
+            round(max(thickness) * (1 + _SLACK), 4),
         )
         if thickness
         else None,

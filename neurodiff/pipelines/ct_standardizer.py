@@ -90,7 +90,12 @@ class CTStandardizer:
         """
         s = self.settings
         rule, found, report = fit_pairs(
-            pairs, bins=s.bins, estimate=s.estimate, lock=s.lock, coherence=s.coherence
+            pairs,
+            bins=s.bins,
+            estimate=s.estimate,
+            lock=s.lock,
+            hold=s.hold,
+            coherence=s.coherence,
         )
         wanted = pairs[0][1].facts
         standard = Standard(
@@ -212,7 +217,7 @@ class CTStandardizer:
                 filter=filter_name(source, target),
                 iterative=iterative if reverse else None,
             ),
-            found.locked(settings.lock),
+            found.locked(settings.lock, settings.hold),
         )
         return made
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from neurodiff.bridges.ct_filter import LOCKED, Estimate, RadialFilter, fitted_range
+from neurodiff.bridges.ct_filter import LOCKED, Estimate, Hold, RadialFilter, fitted_range
 from neurodiff.bridges.ct_profile import thicken
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import nyquist
@@ -28,7 +28,8 @@ class StandardizerSettings:
     ----------
     bins : rings of a fit.
     estimate : "wiener" (least squared error) or "power" (keeps the noise spectrum).
-    lock : lp/cm below which nothing changes.
+    lock, hold : lp/cm below which the image is kept, and how: "band" to the digit, "smooth" with a
+        gain that leaves 1 slowly, better where strong edges are near (see `RadialFilter.locked`).
     coherence : a frequency counts as recovered from this coherence on.
     least : share of the Nyquist frequency that has to be recovered where the target is sharper;
         below it a scan is refused, above it the report says what is not recovered.
@@ -39,6 +40,7 @@ class StandardizerSettings:
     bins: int = 96
     estimate: Estimate = "wiener"
     lock: float = LOCKED
+    hold: Hold = "band"
     coherence: float = 0.5
     least: float = 0.25
     amplify: float = 30.0
