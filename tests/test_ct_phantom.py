@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neurodiff.bridges.ct_filter import gaussian_filter
+from neurodiff.bridges.ct_filter import fit_filter, gaussian_filter
 from neurodiff.bridges.ct_phantom import (
     Transfer,
     filter_from_noise,
@@ -17,10 +17,12 @@ from neurodiff.bridges.ct_profile import ONE_TO_FIVE, fit_taps, thicken
 from neurodiff.core.errors import DataError, UsageError
 
 
-def rod(spacing: tuple[float, float], sigma_mm: float, seed: int | None = None) -> np.ndarray:
+def rod(
+    spacing: tuple[float, float], sigma_mm: float, seed: int | None = None, oval: float = 1.0
+) -> np.ndarray:
     """A rod of 12 mm and 500 HU, off the pixel grid, blurred; (slices, 200, 200)."""
     fine = (np.arange(200 * 6) + 0.5) / 6 - 0.5
-    far = np.hypot((fine[:, None] - 99.3) * spacing[0], (fine[None] - 100.6) * spacing[1])
+    far = np.hypot((fine[:, None] - 99.3) * spacing[0] / oval, (fine[None] - 100.6) * spacing[1])
     image = 500 * (far < 12).reshape(200, 6, 200, 6).mean(axis=(1, 3)).astype(np.float32)
     sharp = np.repeat(image[None], 1 if seed is None else 8, axis=0)
     if seed is not None:
@@ -37,6 +39,30 @@ def test_a_rod_gives_the_transfer_function_of_its_blur(spacing):
     half = 10 / (np.pi * 0.6) * np.sqrt(np.log(2) / 2)
     assert found.falls_to(0.5) == pytest.approx(half, rel=0.02)
     assert found.at(0.0) == 1
+
+
+def test_a_rod_that_leans_is_oval_and_not_blurred():
+    found = rod_transfer(rod((0.4, 0.4), 0.6, oval=1.06), (100.0, 100.0), 12.0, (0.4, 0.4))
+    f = np.array([0.5, 1, 2, 3, 4])
+    known = np.exp(-2 * (np.pi * 0.6 * f / 10) ** 2)
+    assert np.abs(found.at(f) - known).max() < 0.03  # as a circle it would be off by 0.15
+
+
+@pytest.mark.shared_data
+def test_rods_and_pairs_of_real_scans_agree(shared_data):
+    from neurodiff.datasets.ct_series import read_series
+
+    sharp, soft = (read_series(shared_data / "ct" / f"philips_{name}_1mm") for name in ("ya", "ub"))
+    chosen = slice(8, 13)  # the rod in the middle stands in all of them
+    rods = [
+        rod_transfer(series.hu[chosen], (239.6, 248.9), 9.93, series.spacing)
+        for series in (sharp, soft)
+    ]
+    assert rods[0].falls_to(0.5) > rods[1].falls_to(0.5)
+    by_rods = filter_from_transfer(*rods)
+    by_pairs = fit_filter(sharp.hu[::4], soft.hu[::4], sharp.spacing)
+    f = np.arange(1.0, 6.0)
+    assert np.abs(by_rods.at(f) - by_pairs.at(f)).max() < 0.06
 
 
 def test_ratio_of_two_rods_is_the_filter_between_them():
