@@ -144,6 +144,10 @@ def test_volume_and_series_give_the_same_values(fitted):
     assert np.array_equal(done.hu, fitted.apply(scan).hu)  # rows and columns not mixed up
     assert done.volume.shape == volume.shape
     assert np.array_equal(scan.back(done.volume), done.hu)
+    outside = np.zeros(volume.shape, bool)
+    outside[:5] = True
+    kept = fitted.apply(volume, facts=scan.facts, padding=outside)
+    assert np.array_equal(kept.volume.data[0][outside], volume.data[0][outside])
     with pytest.raises(UsageError, match="does not say its kernel"):
         fitted.apply(volume)
     grey = Volume(volume.data, volume.affine, "a.u.", "", ())

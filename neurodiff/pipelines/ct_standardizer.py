@@ -27,6 +27,7 @@ from neurodiff.bridges.ct_phantom import (
     filter_from_transfer,
 )
 from neurodiff.core.atomic import write_json
+from neurodiff.core.config import check
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.radial_gain import check_slices
 from neurodiff.core.safe_io import read_json
@@ -233,16 +234,18 @@ class CTStandardizer:
         *,
         mode: Literal["linear", "diffusion"] = "linear",
         facts: Any = None,
+        padding: np.ndarray | None = None,
         extrapolate: bool = False,
     ) -> Standardized:
         """The scan in the standard kernel.
 
         Parameters
         ----------
-        scan : a series, or a Volume in HU; the filter works within slices, so tilted and uneven
-            series need no resampling.
+        scan : a series, or a Volume in HU whose slices lie along its last axis; the filter works
+            within slices, so tilted and uneven series need no resampling.
         mode : "linear"; "diffusion" needs a standardizer that was trained for it.
         facts : of a Volume, which holds none: vendor, model, kernel, thickness_mm, iterative.
+        padding : of a Volume, bool (i, j, k): never measured. A series knows its own.
         extrapolate : filters hold for other models of their vendor too; the report then says so.
             Other vendors need a rule of the mapping that says extrapolation: true.
 
@@ -263,8 +266,16 @@ class CTStandardizer:
                     "'kernel': ..., 'thickness_mm': ...}"
                 )
             step = float(np.linalg.norm(np.asarray(scan.affine)[:3, 2]))
+            if padding is not None:
+                padding = np.asarray(padding).transpose(2, 1, 0)
             done = self.apply_slices(
-                hu, spacing, facts=facts, extrapolate=extrapolate, step_mm=step
+                hu,
+                spacing,
+                facts=facts,
+                padding=padding,
+                extrapolate=extrapolate,
+                name=scan.name,
+                step_mm=step,
             )
             data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
             volume = Volume(data, scan.affine, "HU", scan.name, scan.notes)
@@ -354,8 +365,8 @@ class CTStandardizer:
                 )
                 for name, fit in values["fits"].items()
             }
-            settings = StandardizerSettings(**values["settings"])
-        except (KeyError, TypeError, AttributeError) as error:
+            settings = check(values["settings"], StandardizerSettings, where=str(folder))
+        except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise DataError(f"{folder / _SETTINGS} is not what was saved: {error}") from None
         return cls(CTMapping.load(folder / _MAPPING), settings, fits)
 
