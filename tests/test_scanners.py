@@ -137,6 +137,22 @@ def test_local_noise_grows_with_what_the_rays_cross(lung):
     assert np.abs(wide[32, ::2] - round_map[32]).max() < 0.06 * round_map.max()
 
 
+@pytest.mark.shared_data
+def test_local_noise_follows_that_of_a_real_scan(shared_data):
+    from neurodiff.datasets.ct_series import read_series
+
+    sharp, soft = (read_series(shared_data / "ct" / f"toshiba_{name}") for name in ("fc51", "fc13"))
+    sigma = local_noise(soft.hu[:1], soft.spacing, sd=80.0)[0]
+    pairs = []
+    for r, c in np.ndindex(42, 42):
+        square = np.s_[12 * r : 12 * r + 12, 12 * c : 12 * c + 12]
+        flat = soft.hu[0][square].std() < 35 and abs(soft.hu[0][square].mean()) < 150
+        if flat and not soft.padding[0][square].any():
+            pairs.append((sigma[square].mean(), sharp.hu[0][square].std()))
+    simulated, measured = np.array(pairs).T
+    assert np.corrcoef(simulated, measured)[0, 1] > 0.8  # 0.84 measured on 201 squares
+
+
 def test_dose_adds_the_variance_it_should(lung):
     hu = np.full((4, 96, 96), 40.0, np.float32)
     quarter = lower_dose(hu, (2.0, 2.0), 0.25, sd=20.0, seed=0)

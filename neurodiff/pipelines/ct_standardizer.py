@@ -201,8 +201,7 @@ class CTStandardizer:
         settings = settings or StandardizerSettings()
         kernels = [change.source_kernel, change.target_kernel]
         source, target = kernels[::-1] if reverse else kernels
-        # the header names iterative reconstruction on the library pairs' target side alone
-        iterative = "iDose" if change.iterative else None
+        iterative = change.iterative or None  # of the measured target's side alone
         made = cls(settings=settings)
         made._add(
             Standard(

@@ -49,8 +49,8 @@ class KernelChange:
     """A ratio of two kernels' transfer functions over radial frequency, lp/cm.
 
     ``coherence`` is that of the fit, like ``frequency``, or None; ``measured`` is False for random
-    mixtures; ``iterative`` says that one side was reconstructed
-    iteratively, so that a filter is only the linear part of the change.
+    mixtures; ``iterative`` names the iterative reconstruction of
+    the target's side, so that a filter is only the linear part of the change.
     """
 
     name: str
@@ -60,7 +60,7 @@ class KernelChange:
     target_kernel: str = ""
     vendor: str = ""
     model: str = ""
-    iterative: bool = False
+    iterative: str = ""
     measured: bool = True
     coherence: Any = None
     source: str = ""
@@ -106,7 +106,7 @@ def kernel_library(path: Path = LIBRARY) -> dict[str, KernelChange]:
             target_kernel=str(entry["to"]),
             vendor=str(entry.get("vendor", "")),
             model=str(entry.get("model", "")),
-            iterative=bool(entry.get("iterative", False)),
+            iterative=str(entry.get("iterative", "")),
             coherence=_curve(entry.get("coherence"), f, f"{path}: {entry['name']}"),
             source=str(entry["source"]),
         )
@@ -361,7 +361,7 @@ def simulated_pair(
         target=target,
         spacing=check_spacing(spacing),
         padding=padding,
-        linear=iterative == 0 and not change.iterative,
+        linear=not iterative and not change.iterative,
         facts=facts,
     )
 
