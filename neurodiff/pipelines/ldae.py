@@ -464,17 +464,23 @@ class LDAE:
 
 def untrained(recipe: LDAERecipe, seed: int = 0) -> LDAENetworks:
     """New networks of the recipe's sizes, seeded; latents are not scaled."""
+    size = recipe.size
+    return LDAENetworks(
+        seeded(lambda: autoencoder(size.autoencoder), seed, "autoencoder"),
+        seeded(lambda: ShiftUNet(size.unet), seed, "decoder"),
+        seeded(lambda: SliceEncoder(size.encoder), seed, "encoder"),
+        1.0,
+        recipe.protocol,
+    )
+
+
+def seeded(make: Callable[[], Any], seed: int, name: str) -> Any:
+    """A network whose first weights follow from seed and name."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(
-            item_seed(seed, subject="", stimulus="weights", stage="ldae")
+            item_seed(seed, subject="", stimulus=name, stage="ldae weights")
         )
-        return LDAENetworks(
-            autoencoder(recipe.size.autoencoder),
-            ShiftUNet(recipe.size.unet),
-            SliceEncoder(recipe.size.encoder),
-            1.0,
-            recipe.protocol,
-        )
+        return make()
 
 
 def with_networks(pipe: LDAE, networks: LDAENetworks) -> LDAE:

@@ -4,7 +4,7 @@
 
     model_index.json      format, recipe with every default, scale of the latents, gates, files
     autoencoder/  decoder/  encoder/         model.safetensors
-    directions/           config.json, model.safetensors      where there are any
+    directions/           directions.json, directions.safetensors      where there are any
 
 Nothing in the folder is code.  It is written beside its place and then renamed, and the index holds
 the SHA-256 of every file, so that a folder is either whole or refused.
@@ -16,9 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from neurodiff.core.atomic import plain, replaced_folder, save_safetensors, write_json
 from neurodiff.core.config import check, dump
@@ -39,8 +37,7 @@ FORMAT = "neurodiff-ldae-1"
 INDEX = "model_index.json"
 NETWORKS = ("autoencoder", "decoder", "encoder")
 WEIGHTS = "model.safetensors"
-_ARRAYS = ("weight", "mean", "std")
-_FACTS = ("name", "kind", "unit")
+DIRECTIONS = "directions"
 
 
 def save_pretrained(pipe: LDAE, folder: str | os.PathLike[str]) -> Path:
@@ -58,9 +55,9 @@ def save_pretrained(pipe: LDAE, folder: str | os.PathLike[str]) -> Path:
         for name in NETWORKS:
             save_safetensors(getattr(pipe.networks, name).state_dict(), new / name / WEIGHTS)
         if pipe.directions:
-            config, tensors = directions_out(pipe.directions)
-            write_json(new / "directions" / "config.json", config)
-            save_safetensors(tensors, new / "directions" / WEIGHTS)
+            from neurodiff.pipelines.ldae_directions import save_directions
+
+            save_directions(pipe.directions, new / DIRECTIONS)
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         index = {
             "format": FORMAT,
@@ -115,9 +112,10 @@ def from_pretrained(folder: str | os.PathLike[str]) -> LDAE:
     networks = LDAENetworks(**parts, latent_scale=scale, protocol=recipe.protocol)
     pipe = LDAE(recipe, networks)
     pipe.fitted, pipe.gates = bool(index["fitted"]), list(index["gates"])
-    if f"directions/{WEIGHTS}" in index["files"]:
-        config = read_json(place / "directions" / "config.json")
-        pipe.directions = directions_in(config, load_weights(place / "directions" / WEIGHTS))
+    if any(file.startswith(f"{DIRECTIONS}/") for file in index["files"]):
+        from neurodiff.pipelines.ldae_directions import load_directions
+
+        pipe.directions = load_directions(place / DIRECTIONS)
     return pipe
 
 
@@ -137,30 +135,6 @@ def model_folder(folder: str | os.PathLike[str]) -> Path:
         f"{place} {what} (there is no {INDEX}); give a folder of save_pretrained, or of a run that "
         "`neurodiff fit` finished"
     )
-
-
-def directions_out(directions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Plain values and tensors of directions."""
-    config, tensors = {}, {}
-    for number, (key, found) in enumerate(directions.items()):
-        config[key] = {"number": number, "intercept": float(found.intercept)}
-        config[key] |= {fact: getattr(found, fact) for fact in _FACTS}
-        for name in _ARRAYS:
-            values = np.array(getattr(found, name), np.float64)
-            tensors[f"{number}.{name}"] = torch.from_numpy(values)
-    return config, tensors
-
-
-def directions_in(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Inverse of `directions_out`."""
-    from neurodiff.pipelines.ldae_directions import Direction
-
-    found = {}
-    for key, values in config.items():
-        arrays = {name: tensors[f"{values['number']}.{name}"].numpy() for name in _ARRAYS}
-        facts = {fact: values[fact] for fact in (*_FACTS, "intercept")}
-        found[key] = Direction(**facts, **arrays)
-    return found
 
 
 def _index(place: Path) -> dict[str, Any]:

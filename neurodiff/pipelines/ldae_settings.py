@@ -158,12 +158,12 @@ class LDAERecipe:
                 f"size.autoencoder.image_channels is {self.size.autoencoder.image_channels}; the "
                 "semantic encoder reads one channel"
             )
-        if self.protocol == "ldae-2025" and self.preparation is not None:
-            if self.preparation.orientation is not None:
-                raise UsageError(
-                    "protocol ldae-2025 leaves the axes of a scan as they are; set "
-                    "preparation.orientation=null, or use protocol neurodiff-1"
-                )
+        turns = self.preparation is not None and self.preparation.orientation is not None
+        if self.protocol == "ldae-2025" and turns:
+            raise UsageError(
+                "protocol ldae-2025 leaves the axes of a scan as they are; set "
+                "preparation.orientation=null, or use protocol neurodiff-1"
+            )
         self.walks()
         for key in ("autoencoder", "trunk", "semantic"):
             training = getattr(self, key).training
