@@ -91,9 +91,7 @@ def frechet_with_note(a: Features, b: Float[np.ndarray, "m d"]) -> tuple[float, 
     n, m, d = len(a), len(b), a.shape[1]
     note = f"n = {n} and {m}"
     if min(n, m) < d + 1:
-        note += (
-            f" below {d + 1}: the covariances lack rank, biased upward; compare at this n only"
-        )
+        note += f" below {d + 1}: the covariances lack rank, biased upward; compare at this n only"
     elif min(n, m) < 10 * d:
         note += f" for {d} features: biased upward; compare at this n only"
     return frechet_distance(a, b), note
