@@ -72,18 +72,17 @@ def released(folder, d=8):
     generator = torch.Generator().manual_seed(0)
     state = {"weight": torch.randn(1, d, generator=generator), "bias": torch.tensor([0.25])}
     torch.save(state, folder / "disease_classifier.ckpt")
-    torch.save(torch.randn(d, generator=generator), folder / "semantic_mean.pt")
-    torch.save(torch.rand(d, generator=generator) + 0.5, folder / "semantic_std.pt")
-    return state
+    mean, std = torch.randn(d, generator=generator), torch.rand(d, generator=generator) + 0.5
+    torch.save(mean, folder / "semantic_mean.pt")
+    torch.save(std, folder / "semantic_std.pt")
+    return state, mean, std
 
 
 def test_the_released_classifier_points_to_cn_and_ad_is_its_opposite(tmp_path):
-    state = released(tmp_path)
+    state, mean, std = released(tmp_path)
     well, ill = (published_direction(tmp_path, towards=t) for t in ("CN", "AD"))
     assert np.allclose(well.weight, state["weight"].double().numpy()[0])
     assert np.allclose(ill.score(codes()), -well.score(codes()))
-    mean = torch.load(tmp_path / "semantic_mean.pt", weights_only=True)
-    std = torch.load(tmp_path / "semantic_std.pt", weights_only=True)
     z = (torch.from_numpy(codes()) - mean) / std
     w = state["weight"][0]
     wanted = (z - 2 * math.sqrt(8) * w / w.norm()) * std + mean

@@ -188,7 +188,8 @@ def task_scans(task: ProbeTask, scans: pd.DataFrame) -> TaskScans:
             )
     elif people < 4 or np.ptp(truth) == 0:
         raise DataError(
-            f"{task.name}: {people} subjects have a {task.column}; at least 4 that differ are needed"
+            f"{task.name}: {people} subjects have a {task.column}; at least 4 that differ are "
+            "needed"
         )
     covariates, complete = _covariates(task, table, notes)
     sites = table["site"] if "site" in table else pd.Series([None] * len(table))

@@ -449,8 +449,8 @@ def _checked(
         if bad.any():
             first = table["scan"].iloc[int(bad.argmax())]
             raise DataError(
-                f"features {name!r} hold NaN or infinity for {int(bad.sum())} scans, first {first}; "
-                "leave these scans out"
+                f"features {name!r} hold NaN or infinity for {int(bad.sum())} scans, first "
+                f"{first}; leave these scans out"
             )
         known[str(name)] = feature if isinstance(feature, FoldFeatures) else values
     return known

@@ -1,7 +1,7 @@
 """Scores of a predicted class or number, under many weightings of the items at once.
 
-A bootstrap over subjects gives each item a whole number of copies; all resamples are scored by a few
-sums over an (resamples, items) array of such weights, ties and all.  Weights of 1 give the plain
+A bootstrap over subjects gives each item a whole number of copies; all resamples are scored by a
+few sums over a (resamples, items) array of such weights, ties and all.  Weights of 1 give the plain
 score.  Undefined scores (no positive item; nothing called positive, for the precision) are NaN.
 """
 
@@ -75,7 +75,7 @@ def number_scores(
     predicted: Float[np.ndarray, " items"],
     weights: Float[np.ndarray, "resamples items"],
 ) -> dict[str, Float[np.ndarray, " resamples"]]:
-    """`NUMBER_SCORES`: errors in the unit of the number, share of variance (at most 1), correlation.
+    """`NUMBER_SCORES`: errors in the unit of the number, share of variance, correlation.
 
     ``R2`` compares with the mean of the same items, so the mean itself scores 0.
     """

@@ -316,7 +316,8 @@ def _bare_tensor(path: Path) -> np.ndarray:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; expected {', '.join(PUBLISHED_FILES)}")
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
+        # load_weights wants names; this file is one bare tensor, and as safely read
+        tensor = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except pickle.UnpicklingError:
         raise DataError(f"{path} is a pickle of something other than a tensor") from None
     except Exception as error:  # broken bytes end in any of a dozen types inside the unpickler
