@@ -1,0 +1,324 @@
+"""Linear probes: what a straight line through features says about a class or a number.
+
+Both are solved, not trained for a while: ridge in closed form, logistic regression to convergence.
+With Z the columns brought to mean 0 and SD 1 and d their number::
+
+    ridge      minimise  sum (y - b - Z w)^2            + penalty d |w|^2
+    logistic   minimise  2 sum log(1 + exp(-s (b + Z w))) + penalty d |w|^2,   s = +-1
+
+The intercept ``b`` is free.  d is the mean eigenvalue of Z Z', so one grid of penalties suits 3
+columns and 768.  The penalty is chosen by inner folds that never part a group (a subject), each
+with means and SDs of its own training rows.  One singular value decomposition a fold serves all
+penalties: w lies in the span of the rows, so at most as many numbers are solved for as there are
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from neurodiff.core.seeds import item_seed
+
+PENALTIES = tuple(float(10.0**power) for power in range(-3, 4))
+
+
+def group_folds(
+    groups: Sequence[Any] | np.ndarray,
+    strata: Sequence[Any] | np.ndarray,
+    folds: int,
+    *,
+    seed: int,
+    stage: str = "folds",
+) -> Int[np.ndarray, " n"]:
+    """Number of the fold of each row; a group lies in one fold, a stratum in all of them alike.
+
+    Parameters
+    ----------
+    groups : (n,) names; taken as text.
+    strata : (n,) class of each row; a group belongs to the stratum of most of its rows.
+    folds : number of folds, no more than there are groups.
+    seed, stage : of the order of the groups. Rows may come in any order.
+
+    Raises
+    ------
+    ValueError : fewer than 2 folds, or fewer groups than folds.
+
+    Examples
+    --------
+    >>> folds = group_folds(["a", "a", "b", "c", "d"], [0, 0, 0, 1, 1], 2, seed=0)
+    >>> bool(folds[0] == folds[1]), bool(folds[2] != folds[1]), bool(folds[3] != folds[4])
+    (True, True, True)
+    """
+    names = np.asarray([str(group) for group in groups], dtype=object)
+    labels = np.asarray([str(stratum) for stratum in strata], dtype=object)
+    of: dict[str, dict[str, int]] = {}
+    for name, label in zip(names, labels, strict=True):
+        counts = of.setdefault(name, {})
+        counts[label] = counts.get(label, 0) + 1
+    if not 2 <= folds <= len(of):
+        raise ValueError(f"{folds} folds of {len(of)} groups; give 2 to as many as there are")
+    stratum = {name: min(counts, key=lambda c: (-counts[c], c)) for name, counts in of.items()}
+    order = sorted(
+        of, key=lambda n: (stratum[n], item_seed(seed, subject=n, stimulus="", stage=stage))
+    )
+    place = {name: number % folds for number, name in enumerate(order)}
+    return np.array([place[name] for name in names], dtype=np.int64)
+
+
+class _Probe(BaseEstimator):
+    """What both probes share: columns of one scale, one decomposition, the choice of the penalty.
+
+    Parameters
+    ----------
+    penalties : to choose from, > 0. ``None``: 7 from 1e-3 to 1e3.
+    folds : inner folds; fewer where there are fewer groups (of a class).
+    scales : factor of each column once it has SD 1; 2 makes its penalty four times smaller.
+    seed : of the inner folds.
+    """
+
+    def __init__(
+        self,
+        penalties: Sequence[float] | None = None,
+        *,
+        folds: int = 5,
+        scales: Sequence[float] | None = None,
+        seed: int = 0,
+    ):
+        self.penalties = penalties
+        self.folds = folds
+        self.scales = scales
+        self.seed = seed
+
+    def _fit(self, X: np.ndarray, y: np.ndarray, strata: np.ndarray, groups: Any) -> None:
+        grid = np.sort(PENALTIES if self.penalties is None else np.asarray(self.penalties, float))
+        if grid.ndim != 1 or not len(grid) or not np.all(np.isfinite(grid) & (grid > 0)):
+            raise ValueError(f"penalties must be positive numbers; got {self.penalties!r}")
+        factors = np.ones(X.shape[1]) if self.scales is None else np.asarray(self.scales, float)
+        if factors.shape != (X.shape[1],) or not np.all(np.isfinite(factors)):
+            raise ValueError(
+                f"scales are {factors.shape}; give one factor for {X.shape[1]} columns"
+            )
+        members = np.arange(len(X)) if groups is None else np.asarray(groups)
+        if members.shape != (len(X),):
+            raise ValueError(f"groups are {members.shape}; give one name for each of {len(X)} rows")
+        self.inner_scores_, self.inner_folds_ = self._inner(X, y, strata, members, grid, factors)
+        best = len(grid) // 2
+        if self.inner_folds_:  # of equal scores the strongest penalty
+            best = int(np.flatnonzero(self.inner_scores_ <= self.inner_scores_.min() + 1e-12)[-1])
+        self.penalty_ = float(grid[best])
+        mean, deviation, Z = _standard(X, factors)
+        (weight, intercept) = self._paths(Z, y, grid[best : best + 1])
+        self.mean_, self.deviation_ = mean, deviation
+        self.standard_coef_ = weight[0] * factors
+        self.standard_intercept_ = float(intercept[0])
+        self.coef_ = self.standard_coef_ / deviation
+        self.intercept_ = self.standard_intercept_ - float(self.coef_ @ mean)
+
+    def _inner(self, X, y, strata, groups, grid, factors) -> tuple[np.ndarray, int]:
+        """Mean loss of each penalty over the inner folds, and how many of these there are."""
+        labels, codes = np.unique(strata, return_inverse=True)
+        fewest = min(len(np.unique(groups[codes == code])) for code in range(len(labels)))
+        folds = min(int(self.folds), fewest if self._needs_all else len(np.unique(groups)))
+        scores = np.zeros(len(grid))
+        if folds < 2 or len(grid) == 1:
+            return scores, 0
+        fold = group_folds(groups, strata, folds, seed=self.seed, stage="inner folds")
+        for number in range(folds):
+            train, test = fold != number, fold == number
+            if self._needs_all and len(np.unique(y[train])) < len(labels):
+                continue
+            mean, deviation, Z = _standard(X[train], factors)
+            weights, intercepts = self._paths(Z, y[train], grid)
+            values = ((X[test] - mean) / deviation * factors) @ weights.T + intercepts
+            scores += self._losses(values, y[test]) / len(y)
+        return scores, folds
+
+    def _value(self, X: np.ndarray) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return (X - self.mean_) / self.deviation_ @ self.standard_coef_ + self.standard_intercept_
+
+
+class RidgeProbe(RegressorMixin, _Probe):
+    """Ridge regression of one number, its penalty chosen by grouped inner folds.
+
+    Parameters
+    ----------
+    penalties, folds, scales, seed : see this module and `_Probe`.
+
+    Attributes
+    ----------
+    coef_, intercept_ : for features as they come; ``standard_coef_``, ``standard_intercept_`` for
+        columns of mean 0 and SD 1, with ``mean_`` and ``deviation_``.
+    penalty_ : the chosen one; ``inner_scores_`` the mean squared errors it was chosen by.
+    inner_folds_ : 0 where there were too few groups; the middle penalty is taken then.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 5)); y = X[:, 0] + 70
+    >>> bool(abs(RidgeProbe().fit(X, y).predict(X) - y).mean() < 0.05)
+    True
+    """
+
+    _needs_all = False
+
+    def fit(self, X, y, groups=None) -> RidgeProbe:
+        """``groups`` (n,) names what an inner fold may not part, such as the subject."""
+        X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64, ensure_min_samples=2)
+        y = np.asarray(y, np.float64)
+        cuts = np.quantile(y, [1 / 3, 2 / 3])
+        self._fit(X, y, np.searchsorted(cuts, y), groups)
+        return self
+
+    def predict(self, X) -> Float[np.ndarray, " n"]:
+        return self._value(X)
+
+    def _paths(self, Z, y, grid) -> tuple[np.ndarray, np.ndarray]:
+        left, singular, right = np.linalg.svd(Z, full_matrices=False)
+        projected = left.T @ (y - y.mean())
+        shrunk = singular / (singular**2 + grid[:, None] * Z.shape[1]) * projected
+        return shrunk @ right, np.full(len(grid), y.mean()) - (shrunk @ right) @ Z.mean(axis=0)
+
+    @staticmethod
+    def _losses(values, y) -> np.ndarray:
+        return ((values - y[:, None]) ** 2).sum(axis=0)
+
+
+class LogisticProbe(ClassifierMixin, _Probe):
+    """Logistic regression of two classes, its penalty chosen by grouped inner folds.
+
+    The inner score is the log loss.  Solved by Newton steps to convergence.
+
+    Parameters
+    ----------
+    penalties, folds, scales, seed : see this module and `_Probe`.
+
+    Attributes
+    ----------
+    classes_ : the two; the second one is the positive one.
+    coef_, intercept_, standard_coef_, ..., penalty_, inner_folds_ : as `RidgeProbe`;
+        ``inner_scores_`` are log losses.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((60, 5)); y = np.where(X[:, 0] > 0, "AD", "CN")
+    >>> probe = LogisticProbe().fit(X, y)
+    >>> list(probe.classes_), probe.predict_proba(X).shape
+    ([np.str_('AD'), np.str_('CN')], (60, 2))
+    """
+
+    _needs_all = True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(self, X, y, groups=None) -> LogisticProbe:
+        """``groups`` (n,) names what an inner fold may not part, such as the subject."""
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) > 2:
+            raise ValueError(
+                "Only binary classification is supported. The type of the target is "
+                f"{type_of_target(y)}."
+            )
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"this classifier needs 2 classes and got one class, {self.classes_[0]!r}"
+            )
+        self._fit(X, codes.astype(np.float64), codes, groups)
+        return self
+
+    def decision_function(self, X) -> Float[np.ndarray, " n"]:
+        """Logit of the second class."""
+        return self._value(X)
+
+    def predict_proba(self, X) -> Float[np.ndarray, "n 2"]:
+        from scipy.special import expit
+
+        logit = self._value(X)
+        return np.stack([expit(-logit), expit(logit)], axis=1)
+
+    def predict(self, X) -> np.ndarray:
+        positive = self._value(X) > 0
+        return self.classes_[positive.astype(np.int64)]
+
+    def _paths(self, Z, y, grid) -> tuple[np.ndarray, np.ndarray]:
+        left, singular, right = np.linalg.svd(Z, full_matrices=False)
+        kept = singular > 1e-10 * max(singular[0], 1.0)  # a constant column has no direction
+        if not kept.any():
+            share = y.mean()
+            return np.zeros((len(grid), Z.shape[1])), np.full(
+                len(grid), np.log(share / (1 - share))
+            )
+        rotated = np.hstack([left[:, kept] * singular[kept], np.ones((len(y), 1))])
+        weights, intercepts = np.zeros((len(grid), Z.shape[1])), np.zeros(len(grid))
+        start = np.zeros(rotated.shape[1])
+        start[-1] = np.log(y.mean() / (1 - y.mean()))
+        for place in np.argsort(-grid):  # from the strongest: each start is near its end
+            start = _newton(rotated, y, grid[place] * Z.shape[1], start)
+            weights[place] = start[:-1] @ right[kept]
+            intercepts[place] = start[-1]
+        return weights, intercepts
+
+    @staticmethod
+    def _losses(values, y) -> np.ndarray:
+        return np.logaddexp(0, np.where(y[:, None] > 0.5, -values, values)).sum(axis=0)
+
+
+def _newton(X: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> np.ndarray:
+    """Coefficients of penalised logistic regression; the last column of X is 1 and free.
+
+    Newton steps that are halved until the loss falls.  The loss is strictly convex, so this ends in
+    its minimum from anywhere.  Written out because scikit-learn's solver, which ends in the same
+    place, spends more time on checks of its input than on these small systems.
+
+    Raises
+    ------
+    ValueError : no end in 100 steps, which takes numbers far from any scale.
+    """
+    from scipy.special import expit
+
+    shrink = np.full(X.shape[1], penalty)
+    shrink[-1] = 0.0
+    sign = np.where(y > 0.5, -1.0, 1.0)
+
+    def loss(weights: np.ndarray) -> float:
+        return float(np.logaddexp(0, sign * (X @ weights)).sum() + shrink @ weights**2 / 2)
+
+    weights, value = start, loss(start)
+    for _ in range(100):
+        share = expit(X @ weights)
+        gradient = X.T @ (share - y) + shrink * weights
+        curvature = (X * (share * (1 - share))[:, None]).T @ X
+        curvature[np.diag_indices_from(curvature)] += shrink + 1e-10
+        step = np.linalg.solve(curvature, gradient)
+        fall = float(gradient @ step)
+        if fall <= 1e-13 * (1.0 + value):
+            return weights
+        length = 1.0
+        while (new := loss(weights - length * step)) > value - 0.1 * length * fall:
+            length /= 2
+            if length < 1e-6:  # rounding: the loss falls no further
+                return weights
+        weights, value = weights - length * step, new
+    raise ValueError("the logistic probe found no minimum in 100 steps; check the scale of y and X")
+
+
+def _standard(X: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, SD and the columns of mean 0 and SD 1 times their factors; a constant stays 0."""
+    mean, deviation = X.mean(axis=0), X.std(axis=0)
+    flat = deviation <= 1e-12 * np.maximum(np.abs(mean), 1.0)
+    deviation = np.where(flat, 1.0, deviation)
+    return mean, deviation, np.where(flat, 0.0, (X - mean) / deviation) * factors
