@@ -72,10 +72,10 @@ class VoxelDAENetworks(nn.Module):
     Examples
     --------
     >>> nets = VoxelDAENetworks(SMALLEST).eval()
-    >>> x = torch.zeros(1, 1, 16, 16, 16)
+    >>> x = torch.zeros(1, 1, 8, 8, 8)
     >>> noise, shift = nets(x, torch.tensor([5]), x)
     >>> noise.shape, nets.codes(x).shape
-    (torch.Size([1, 1, 16, 16, 16]), torch.Size([1, 16]))
+    (torch.Size([1, 1, 8, 8, 8]), torch.Size([1, 16]))
     """
 
     def __init__(self, size: VoxelDAESize | None = None) -> None:
@@ -121,20 +121,20 @@ VOXEL_TINY = VoxelDAESize(
     ),
     encoder=TINY.encoder,
 )
-#: For tests and examples: 16³ voxels.
+#: For tests and examples: 8³ voxels.
 SMALLEST = VoxelDAESize(
-    grid=(16, 16, 16),
+    grid=(8, 8, 8),
     unet=LatentUNetSize(
         channels=1,
         width=8,
-        multipliers=(1, 2, 2),
+        multipliers=(1, 2),
         blocks=1,
-        attention=(4,),
+        attention=(2,),
         stride=(2, 2, 2),
         semantic=16,
         groups=4,
     ),
-    encoder=SliceEncoderSize(widths=(8, 16), depths=(1, 1), slices=16, heads=2, drop_path=0.0),
+    encoder=SliceEncoderSize(widths=(8, 16), depths=(1, 1), slices=8, heads=2, drop_path=0.0),
 )
 VOXEL_PRESETS = {"base": VOXEL_BASE, "tiny": VOXEL_TINY}
 

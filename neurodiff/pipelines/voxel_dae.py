@@ -60,7 +60,7 @@ class VoxelDAE:
     --------
     >>> from neurodiff.models.voxel_dae import SMALLEST
     >>> pipe = VoxelDAE(SMALLEST, sampling=SamplingSettings(steps=2))
-    >>> pipe.codes(np.zeros((2, 1, 16, 16, 16), np.float32)).shape
+    >>> pipe.codes(np.zeros((2, 1, 8, 8, 8), np.float32)).shape
     (2, 16)
     """
 
