@@ -1,5 +1,7 @@
 """Scores of volumes: closed forms, MONAI's and scikit-image's numbers, orders that must hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_more_noise_is_worse_by_every_record_and_order_does_not_matter():
     masks = rng.random((3, 12, 13, 14)) > 0.3
     for metric in volume_metrics((12, 13, 14), masks=masks).values():
         values = [metric(truth + s * noise, truth) for s in (0.02, 0.1, 0.4)]
-        for one, other in zip(values, values[1:], strict=False):
+        for one, other in itertools.pairwise(values):
             assert all(
                 metric.better(float(x), float(y)) for x, y in zip(one, other, strict=True)
             ), metric.name
