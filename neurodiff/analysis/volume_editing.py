@@ -100,7 +100,7 @@ def manipulation_table(
     scans : one row a volume, as ``cohort.scans``.
     direction : a `Direction`, or the name of one of the pipe's.
     amounts : as in ``pipe.move``; 0 is added, because everything is told against it.
-    outside : (i, j, k) bool, where nothing should change; None is the brain but for no region.
+    outside : (i, j, k) bool, where nothing should change; None is the whole brain.
     steps : of the walks, both ways.
     scoring : its ``regional`` measures, its kernel is of the SSIM outside (3 by default).
 

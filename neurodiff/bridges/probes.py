@@ -42,7 +42,8 @@ def group_folds(
     Parameters
     ----------
     groups : (n,) names; taken as text.
-    strata : (n,) class of each row; a group belongs to the stratum of most of its rows.
+    strata : (n,) class of each row; a group belongs to the stratum of most of its rows, and
+        groups with as many of two are one more stratum.
     folds : number of folds, no more than there are groups.
     seed, stage : of the order of the groups. Rows may come in any order.
 
@@ -64,10 +65,16 @@ def group_folds(
         counts[label] = counts.get(label, 0) + 1
     if not 2 <= folds <= len(of):
         raise ValueError(f"{folds} folds of {len(of)} groups; give 2 to as many as there are")
-    stratum = {name: min(counts, key=lambda c: (-counts[c], c)) for name, counts in of.items()}
-    order = sorted(
-        of, key=lambda n: (stratum[n], item_seed(seed, subject=n, stimulus="", stage=stage))
-    )
+    stratum = {
+        name: " or ".join(sorted(c for c in counts if counts[c] == max(counts.values())))
+        for name, counts in of.items()
+    }
+    key = {name: item_seed(seed, subject=name, stimulus="", stage=stage) for name in of}
+    # strata in an order that their names have no part in: what is positive changes no fold
+    rank: dict[str, int] = {}
+    for name in sorted(of, key=lambda n: key[n]):
+        rank.setdefault(stratum[name], len(rank))
+    order = sorted(of, key=lambda n: (rank[stratum[n]], key[n]))
     place = {name: number % folds for number, name in enumerate(order)}
     return np.array([place[name] for name in names], dtype=np.int64)
 

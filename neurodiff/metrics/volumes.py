@@ -55,7 +55,7 @@ def ssim(
     *,
     kernel: int = 3,
     sigma: float = SIGMA,
-    masks: Bool[np.ndarray, "n i j k"] | None = None,
+    masks: Bool[np.ndarray, "_ _ _ _"] | None = None,
 ) -> Scores:
     """Structural similarity, mean over the windows that lie wholly inside the grid.
 
