@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
 
 SHOWN = 6  # scans a grid
-HEIGHT = 132  # pixels of a slice
+HEIGHT = 264  # pixels of a slice
+ON_PAGE = {"width": 214, "height": 132}
 FULL_CHANGE = 0.3  # of the range of a scan: the deepest colour of a map of changes
 COOL, WARM = np.array([33, 78, 152.0]), np.array([178, 34, 34.0])
 
@@ -56,6 +57,7 @@ def reconstructed_grid(
         "Axial and coronal slice through the ventricles.",
         names=("scan", "autoencoder (ceiling)", "code and its own noise", "code, drawn noise"),
         items=items,
+        **ON_PAGE,
     )
 
 
@@ -87,6 +89,7 @@ def edited_grid(
         f"deepest at {FULL_CHANGE:g} of the range.",
         names=(f"{-amount:g}", "unedited", f"+{amount:g}", "change"),
         items=items,
+        **ON_PAGE,
     )
 
 
@@ -137,6 +140,7 @@ def filled_in_grid(
         + ("of the brain itself, without noise." if truth is not None else "of the scans."),
         names=("first visit", "true middle", "filled in", "true change", "predicted change"),
         items=items,
+        **ON_PAGE,
     )
 
 

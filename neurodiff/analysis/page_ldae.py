@@ -245,25 +245,37 @@ def _edit_gates(name: str, table: Any, gate: Any, findings: list[str]) -> None:
 
 
 def _interpolation_gates(table: Any, gate: Any, findings: list[str]) -> None:
+    """The change-sensitive score against the copy, whose change is none."""
     from neurodiff.analysis.volume_interpolation import COPY, CORRELATION
     from neurodiff.analysis.volume_interpolation import OURS as SLERP
 
     gaps = table.against_copy()
     target = "truth" if (gaps["target"] == "truth").any() else "scan"
-    chosen = gaps[
-        (gaps["definition"] == "gap") & (gaps["target"] == target) & (gaps["score"] == CORRELATION)
-    ]
-    for row in chosen.to_dict("records"):
+    gaps = gaps[(gaps["definition"] == "gap") & (gaps["target"] == target)]
+    where = "the brain itself" if target == "truth" else "the scan"
+    for row in gaps[gaps["score"] == CORRELATION].to_dict("records"):
         gate(
             "filling in",
-            f"{CORRELATION} with the {target}, {row['months']:g} months",
+            f"{CORRELATION} with {where}, {row['months']:g} months",
             row["mean"],
             0.0,
             row["verdict"] == "better",
             f"95 % {_span(row)}; {SLERP} minus {COPY}, whose change is none; "
             f"{int(row['subjects'])} people",
         )
-    findings.append(table.sentence())
+    told = []
+    chosen = {CORRELATION: CORRELATION, "error ventricles_ml": "error of the ventricles"}
+    chosen |= {s: s for s in gaps["score"].unique() if str(s).startswith(("SSIM", "MSE"))}
+    for score, name in chosen.items():
+        part = gaps[gaps["score"] == score]
+        for verdict in ("better", "worse", "not told apart"):
+            months = ", ".join(f"{m:g}" for m in part.loc[part["verdict"] == verdict, "months"])
+            if months:
+                told.append(f"{name} {verdict} at {months} months")
+    findings.append(
+        f"A missing visit filled in, against {where}, beside copying the nearest visit: "
+        f"{'; '.join(told)}."
+    )
 
 
 def _clamp_gates(table: Any, gate: Any, findings: list[str]) -> None:
