@@ -95,9 +95,7 @@ def test_discriminator_gets_half_of_both_errors_and_the_generator_gives_it_nothi
     wanted = 0.5 * (least_squares(real, 1.0) + least_squares(fake, 0.0))
     torch.testing.assert_close(told, wanted.detach())
     (0.5 * wanted * 2 / 4).backward()  # its weight, and the share of the batch
-    for mine, other in zip(
-        adversary.network.parameters(), twin.network.parameters(), strict=True
-    ):
+    for mine, other in zip(adversary.network.parameters(), twin.network.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
 
 

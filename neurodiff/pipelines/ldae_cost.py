@@ -27,7 +27,7 @@ from neurodiff.models.ldae_slice_encoder import SliceEncoder, slices_first
 from neurodiff.models.ldae_unet import LatentUNet, ShiftUNet
 from neurodiff.pipelines.ldae_losses import Adversary, AutoencoderLoss
 from neurodiff.pipelines.ldae_settings import LDAERecipe
-from neurodiff.pipelines.ldae_training import SemanticLoss, TrunkLoss
+from neurodiff.pipelines.ldae_training import SemanticLoss, TrunkLoss, set_checkpointing
 from neurodiff.pipelines.stage_cost import CARDS, LiveBytes
 
 UTILISATION = 0.25  # assumed share of the peak bf16 rate
@@ -125,7 +125,7 @@ def _stage(
         encoder = SliceEncoder(recipe.size.encoder)
     _give_memory(encoder)
     decoder = ShiftUNet(recipe.size.unet)
-    encoder.checkpointing = decoder.checkpointing = recipe.semantic.checkpointing
+    set_checkpointing(encoder, decoder, recipe.semantic.checkpointing)
     return _Semantic(encoder, decoder, path), [volumes, latents], []
 
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MOST_CHECKED = 64  # validation scans that choose the autoencoder
+_SLICES = 32  # that the encoder's backward pass holds at once
 Log = Callable[[dict], None] | None
 
 
@@ -420,9 +421,9 @@ def fit_semantic(
             power=stage.snr_power,
             coefficient=walks.training_coefficient(),
         )
-        encoder.checkpointing = decoder.checkpointing = stage.checkpointing
+        set_checkpointing(encoder, decoder, stage.checkpointing)
         work.train("semantic", model, loss, len(latents), training, folder=folder, log=log)
-        encoder.checkpointing = decoder.checkpointing = False
+        set_checkpointing(encoder, decoder, False)
         return last.means()
 
     def state() -> dict[str, Tensor]:
@@ -444,6 +445,12 @@ def fit_semantic(
         state=state,
         restore=restore,
     )
+
+
+def set_checkpointing(encoder: SliceEncoder, decoder: ShiftUNet, on: bool) -> None:
+    """Blocks, and slices a few at a time, computed again in the backward pass, or not."""
+    encoder.checkpointing = decoder.checkpointing = on
+    encoder.slices_at_once = _SLICES if on else None
 
 
 class _Recent:
