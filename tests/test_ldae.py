@@ -248,7 +248,7 @@ def test_recipes_that_cannot_be_are_refused(override, message):
 
 
 def test_published_protocol_leaves_the_axes_alone():
-    with pytest.raises(UsageError, match="preparation.orientation=null"):
+    with pytest.raises(UsageError, match=r"preparation\.orientation=null"):
         LDAERecipe(name="x", protocol="ldae-2025", preparation=BrainPreprocessing())
 
 
