@@ -1,4 +1,4 @@
-"""The three stages: frozen trunk, moving average, kept caches, and the same weights after a kill."""
+"""The three stages: frozen trunk, moving average, kept caches, the same weights after a kill."""
 
 import numpy as np
 import pandas as pd
