@@ -84,13 +84,24 @@ def test_separable_classes_and_a_constant_column_have_a_finite_end():
     assert np.allclose(flat.predict_proba(np.ones((1, 2)))[0, 1], 0.3)
 
 
-def test_a_scale_makes_a_column_cheaper():
+def test_free_columns_are_not_penalised_and_the_rest_follow_the_closed_form():
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(50, 4))
-    y = x @ [1.0, 1, 1, 1]
-    plain = RidgeProbe([1.0]).fit(x, y)
-    cheap = RidgeProbe([1.0], scales=[100, 1, 1, 1]).fit(x, y)
-    assert abs(cheap.coef_[0] - 1) < 0.1 < abs(plain.coef_[0] - 1)
+    x = rng.normal(size=(50, 8))
+    x[:, 2] = x[:, 0] - x[:, 1]  # of the free ones, one that says nothing new
+    z = StandardScaler().fit_transform(x)
+    y = x @ rng.normal(size=8) + rng.normal(size=50)
+    strong = RidgeProbe([1e9], free=3).fit(x, y)
+    least = np.linalg.lstsq(np.c_[np.ones(50), x[:, :2]], y, rcond=None)[0]
+    assert np.allclose(strong.predict(x), np.c_[np.ones(50), x[:, :2]] @ least, atol=1e-5)
+    some = RidgeProbe([0.4], free=3).fit(x, y)
+    shrink = np.diag([0.0] * 3 + [0.4 * 5] * 5)
+    wanted = np.linalg.pinv(z.T @ z + shrink) @ z.T @ (y - y.mean())
+    assert np.allclose(some.predict(x), z @ wanted + y.mean(), atol=1e-8)
+    logistic = LogisticProbe([1e9], free=2).fit(x, y > 0)
+    alone = LogisticRegression(C=1 / 0.02, tol=1e-10).fit(z[:, :2], y > 0)
+    assert np.allclose(logistic.decision_function(x), alone.decision_function(z[:, :2]), atol=1e-4)
+    with pytest.raises(ValueError, match="free is 9"):
+        RidgeProbe(free=9).fit(x, y)
 
 
 def test_the_penalty_is_chosen_on_other_people():

@@ -309,10 +309,11 @@ class _Evaluation:
     def chance(self, name: str, feature: np.ndarray | FoldFeatures) -> None:
         """A constant, and the first features with labels that belong to other subjects."""
         data = self.data
-        constant = np.full((1, len(data)), float(data.truth.mean()))
         label = CONSTANT_CLASS if data.task.kind == "class" else CONSTANT_NUMBER
         for per in self.samples_of():
-            self.add(label, "chance", SUBJECTS, per, samples(data, constant, per))
+            these = samples(data, np.zeros((1, len(data))), per)
+            constant = np.full((1, len(these.truth)), float(these.truth.mean()))
+            self.add(label, "chance", SUBJECTS, per, replace(these, scores=constant))
         everything = []
         for number in range(SHUFFLES):
             truth = shuffled(data, item_seed(self.seed, subject="", stimulus=f"{number}"))
