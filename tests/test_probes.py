@@ -58,7 +58,7 @@ def cohort(people=40, visits=3, seed=0, sites=2):
 # ------------------------------------------------------------------------------- the probes
 
 
-@pytest.mark.parametrize(("n", "d"), [(60, 5), (30, 80)])
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (30, 80), (300, 200)])
 def test_both_probes_end_where_scikit_learns_do(n, d):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, d)) * rng.uniform(0.1, 10, d) + 3
