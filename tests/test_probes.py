@@ -18,11 +18,12 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from neurodiff.analysis.probe_evaluation import shuffled
 from neurodiff.analysis.probe_folds import FoldFeatures, covariate_columns, cross_predicted
 from neurodiff.analysis.probe_intervals import Samples, interval, samples, scored
 from neurodiff.analysis.probe_lines import probe_lines
 from neurodiff.analysis.probe_tasks import EVERY, FIRST, MEAN, probe_tasks, task_scans
-from neurodiff.analysis.probes import evaluate_probes, shuffled
+from neurodiff.analysis.probes import evaluate_probes
 from neurodiff.analysis.protocols import published_table, read_card
 from neurodiff.bridges.probes import LogisticProbe, RidgeProbe, group_folds
 from neurodiff.core.errors import DataError, UsageError
@@ -328,6 +329,16 @@ def test_a_site_is_predicted_from_other_sites_and_other_people():
     assert np.array_equal(
         cross_predicted(x, data, fold)[same], cross_predicted(moved, data, fold)[same]
     )
+
+
+def test_many_sites_are_left_out_several_at_a_time_and_whole():
+    scans = cohort(people=60, visits=1, sites=15)
+    x = np.random.default_rng(9).normal(size=(len(scans), 2))
+    report = evaluate_probes({"codes": x}, scans, tasks=["AD vs CN"], bootstrap=0)
+    rows = report.predictions.query("folds == 'sites'").merge(scans[["scan", "site"]], on="scan")
+    assert rows["fold"].nunique() == 10
+    assert (rows.groupby("site")["fold"].nunique() == 1).all()
+    assert any("15 sites" in note for note in report.notes)
 
 
 def test_a_site_that_training_never_saw_is_the_mean_of_the_others():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from neurodiff.analysis.probe_evaluation import SITES
 from neurodiff.analysis.probe_folds import ADJUSTED, BOTH, COVARIATES_ONLY, FEATURES
 from neurodiff.analysis.probe_tasks import EVERY, FIRST, ProbeTask
-from neurodiff.analysis.probes import SITES, ProbeReport
+from neurodiff.analysis.probes import ProbeReport
 
 SHOWN = {
     "class": ("AUC", "balanced accuracy", "sensitivity", "specificity", "precision", "Brier"),
