@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -158,6 +159,8 @@ def test_bad_input_gets_a_sentence(direction):
         fit_direction(x, np.array(["AD", "CN", "MCI", *words[:7]]), "AD")
     with pytest.raises(DataError, match="missing"):
         fit_direction(x, np.array(["AD", None, *words[:8]], dtype=object), "AD")
+    with pytest.raises(DataError, match="1 values of 'AD' are missing"):
+        fit_direction(x, pd.array(["AD", pd.NA, *words[:8]]), "AD")
     with pytest.raises(DataError, match="give a code"):
         fit_direction(x, words[:9], "AD")
     with pytest.raises(DataError, match="NaN"):

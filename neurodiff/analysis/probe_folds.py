@@ -91,10 +91,10 @@ def cross_predicted(
             out[test] = model.scores(learned.values[test])
             continue
         known, unknown = _in_fold(feature, answers, train, test)
-        X, X_test, scales = design_matrices(
+        X, X_test, free = design_matrices(
             known, unknown, data.covariates[train], data.covariates[test], design
         )
-        settings = {"scales": scales, "seed": seed}
+        settings = {"free": free, "seed": seed}
         if data.task.kind == "class":
             probe = LogisticProbe(**settings).fit(X, answers[train], data.subjects[train])
             out[test] = probe.predict_proba(X_test)[:, 1]
@@ -111,32 +111,30 @@ def design_matrices(
     covariates: pd.DataFrame,
     covariates_test: pd.DataFrame,
     design: Design,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Columns for a probe, and the factor of each once it has SD 1.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Columns for a probe, and how many of them, the first, it does not penalise.
 
     - "features": as they come.
     - "covariates": age, and sex and site as one column for each value seen in training.
     - "adjusted": what least squares on the covariates leaves of each feature, with coefficients of
       the training scans.
-    - "covariates + features": both.  A covariate's factor is the root of the number of features, so
-      that one of them weighs as much as all features together and is hardly penalised.
+    - "covariates + features": both.  The covariates are not penalised, in neither design with them,
+      so that the one model lies within the other and a gain is the features'.
     """
     if design == FEATURES:
-        return train, test, None
+        return train, test, 0
     known, unknown = covariate_columns(covariates, covariates_test)
     if design == COVARIATES_ONLY:
-        return known, unknown, None
+        return known, unknown, known.shape[1]
     if design == ADJUSTED:
         ones, more = np.ones((len(known), 1)), np.ones((len(unknown), 1))
         slopes = np.linalg.lstsq(np.hstack([ones, known]), train, rcond=None)[0]
         return (
             train - np.hstack([ones, known]) @ slopes,
             test - np.hstack([more, unknown]) @ slopes,
-            None,
+            0,
         )
-    factor = np.sqrt(train.shape[1])
-    scales = np.r_[np.full(known.shape[1], factor), np.ones(train.shape[1])]
-    return np.hstack([known, train]), np.hstack([unknown, test]), scales
+    return np.hstack([known, train]), np.hstack([unknown, test]), known.shape[1]
 
 
 def covariate_columns(train: pd.DataFrame, test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

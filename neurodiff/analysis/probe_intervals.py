@@ -76,13 +76,15 @@ def samples(data: TaskScans, scores: np.ndarray, per: str) -> Samples:
         )
     if per != MEAN:
         raise UsageError(f"per is {per!r}; known are {EVERY!r}, {FIRST!r} and {MEAN!r}")
-    names = np.unique(data.subjects[kept].astype(str)).astype(object)
-    means = np.stack([scores[:, kept & (data.subjects == n)].mean(axis=1) for n in names], axis=1)
+    names, codes = np.unique(data.subjects[kept].astype(str), return_inverse=True)
+    counts = np.bincount(codes)
+    means = np.stack([np.bincount(codes, one[kept]) / counts for one in scores])
     if data.task.kind == "class":
-        truth = np.array([data.truth[data.first & (data.subjects == n)][0] for n in names], bool)
+        of_first = dict(zip(data.subjects[data.first], data.truth[data.first], strict=True))
+        truth = np.array([of_first[name] for name in names], bool)
     else:
-        truth = np.array([data.truth[kept & (data.subjects == n)].mean() for n in names])
-    return Samples(kind=data.task.kind, truth=truth, scores=means, subjects=names)
+        truth = np.bincount(codes, data.truth[kept]) / counts
+    return Samples(kind=data.task.kind, truth=truth, scores=means, subjects=names.astype(object))
 
 
 def scored(these: Samples, *, bootstrap: int, seed: int) -> Scored:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from neurodiff.analysis.probe_evaluation import SITES
 from neurodiff.analysis.probe_folds import ADJUSTED, BOTH, COVARIATES_ONLY, FEATURES
 from neurodiff.analysis.probe_tasks import EVERY, FIRST, ProbeTask
-from neurodiff.analysis.probes import SITES, ProbeReport
+from neurodiff.analysis.probes import ProbeReport
 
 SHOWN = {
     "class": ("AUC", "balanced accuracy", "sensitivity", "specificity", "precision", "Brier"),
@@ -15,13 +16,19 @@ SHOWN = {
 _MAIN = {"class": "AUC", "number": "MAE"}
 
 
-def probe_lines(report: ProbeReport, *, per: tuple[str, ...] = (FIRST, EVERY)) -> list[str]:
+def probe_lines(
+    report: ProbeReport,
+    *,
+    per: tuple[str, ...] = (FIRST, EVERY),
+    designs: tuple[str, ...] | None = None,
+) -> list[str]:
     """One block a task: its tables, differences with intervals, and the notes at the end.
 
     Parameters
     ----------
     per : samples to show a table of, where the task has them.  The first of them is the one whose
         differences are shown.
+    designs : rows to show, such as "features" and "chance"; None shows all.
 
     Returns
     -------
@@ -30,6 +37,8 @@ def probe_lines(report: ProbeReport, *, per: tuple[str, ...] = (FIRST, EVERY)) -
     lines: list[str] = []
     for task in report.tasks:
         rows = report.table[report.table["task"] == task.name]
+        if designs is not None:
+            rows = rows[rows["design"].isin(designs)]
         there = [one for one in per if (rows["per"] == one).any()] or [rows["per"].iloc[0]]
         lines += [f"### {task.name}", "", _what(task), ""]
         for one in there:

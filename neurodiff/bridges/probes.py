@@ -6,7 +6,8 @@ With Z the columns brought to mean 0 and SD 1 and d their number::
     ridge      minimise  sum (y - b - Z w)^2            + penalty d |w|^2
     logistic   minimise  2 sum log(1 + exp(-s (b + Z w))) + penalty d |w|^2,   s = +-1
 
-The intercept ``b`` is free.  d is the mean eigenvalue of Z Z', so one grid of penalties suits 3
+The intercept ``b`` is free, and so are the first ``free`` columns (age, sex, site): w and d are
+then of the others.  d is the mean eigenvalue of Z Z', so one grid of penalties suits 3
 columns and 768.  The penalty is chosen by inner folds that never part a group (a subject), each
 with means and SDs of its own training rows.  One singular value decomposition a fold serves all
 penalties: w lies in the span of the rows, so at most as many numbers are solved for as there are
@@ -26,6 +27,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neurodiff.core.seeds import item_seed
 
+_FREE = 0.02
+_DIRECT = 160  # coefficients up to which a Newton step is solved directly
 PENALTIES = tuple(float(10.0**power) for power in range(-3, 4))
 
 
@@ -86,7 +89,8 @@ class _Probe(BaseEstimator):
     ----------
     penalties : to choose from, > 0. ``None``: 7 from 1e-3 to 1e3.
     folds : inner folds; fewer where there are fewer groups (of a class).
-    scales : factor of each column once it has SD 1; 2 makes its penalty four times smaller.
+    free : so many columns, the first ones, are not penalised, whatever penalty is chosen.  (In
+        logistic regression by 0.01 |w|^2, which keeps a separating one finite.)
     seed : of the inner folds.
     """
 
@@ -95,55 +99,52 @@ class _Probe(BaseEstimator):
         penalties: Sequence[float] | None = None,
         *,
         folds: int = 5,
-        scales: Sequence[float] | None = None,
+        free: int = 0,
         seed: int = 0,
     ):
         self.penalties = penalties
         self.folds = folds
-        self.scales = scales
+        self.free = free
         self.seed = seed
 
     def _fit(self, X: np.ndarray, y: np.ndarray, strata: np.ndarray, groups: Any) -> None:
         grid = np.sort(PENALTIES if self.penalties is None else np.asarray(self.penalties, float))
         if grid.ndim != 1 or not len(grid) or not np.all(np.isfinite(grid) & (grid > 0)):
             raise ValueError(f"penalties must be positive numbers; got {self.penalties!r}")
-        factors = np.ones(X.shape[1]) if self.scales is None else np.asarray(self.scales, float)
-        if factors.shape != (X.shape[1],) or not np.all(np.isfinite(factors)):
-            raise ValueError(
-                f"scales are {factors.shape}; give one factor for {X.shape[1]} columns"
-            )
+        if not 0 <= int(self.free) <= X.shape[1]:
+            raise ValueError(f"free is {self.free} of {X.shape[1]} columns")
         members = np.arange(len(X)) if groups is None else np.asarray(groups)
         if members.shape != (len(X),):
             raise ValueError(f"groups are {members.shape}; give one name for each of {len(X)} rows")
-        self.inner_scores_, self.inner_folds_ = self._inner(X, y, strata, members, grid, factors)
+        self.inner_scores_, self.inner_folds_ = self._inner(X, y, strata, members, grid)
         best = len(grid) // 2
         if self.inner_folds_:  # of equal scores the strongest penalty
             best = int(np.flatnonzero(self.inner_scores_ <= self.inner_scores_.min() + 1e-12)[-1])
         self.penalty_ = float(grid[best])
-        mean, deviation, Z = _standard(X, factors)
+        mean, deviation, Z = _standard(X)
         (weight, intercept) = self._paths(Z, y, grid[best : best + 1])
         self.mean_, self.deviation_ = mean, deviation
-        self.standard_coef_ = weight[0] * factors
+        self.standard_coef_ = weight[0]
         self.standard_intercept_ = float(intercept[0])
         self.coef_ = self.standard_coef_ / deviation
         self.intercept_ = self.standard_intercept_ - float(self.coef_ @ mean)
 
-    def _inner(self, X, y, strata, groups, grid, factors) -> tuple[np.ndarray, int]:
+    def _inner(self, X, y, strata, groups, grid) -> tuple[np.ndarray, int]:
         """Mean loss of each penalty over the inner folds, and how many of these there are."""
         labels, codes = np.unique(strata, return_inverse=True)
         fewest = min(len(np.unique(groups[codes == code])) for code in range(len(labels)))
         folds = min(int(self.folds), fewest if self._needs_all else len(np.unique(groups)))
         scores = np.zeros(len(grid))
-        if folds < 2 or len(grid) == 1:
+        if folds < 2 or len(grid) == 1 or self.free == X.shape[1]:  # nothing to choose
             return scores, 0
         fold = group_folds(groups, strata, folds, seed=self.seed, stage="inner folds")
         for number in range(folds):
             train, test = fold != number, fold == number
             if self._needs_all and len(np.unique(y[train])) < len(labels):
                 continue
-            mean, deviation, Z = _standard(X[train], factors)
+            mean, deviation, Z = _standard(X[train])
             weights, intercepts = self._paths(Z, y[train], grid)
-            values = ((X[test] - mean) / deviation * factors) @ weights.T + intercepts
+            values = ((X[test] - mean) / deviation) @ weights.T + intercepts
             scores += self._losses(values, y[test]) / len(y)
         return scores, folds
 
@@ -158,7 +159,7 @@ class RidgeProbe(RegressorMixin, _Probe):
 
     Parameters
     ----------
-    penalties, folds, scales, seed : see this module and `_Probe`.
+    penalties, folds, free, seed : see this module and `_Probe`.
 
     Attributes
     ----------
@@ -189,10 +190,16 @@ class RidgeProbe(RegressorMixin, _Probe):
         return self._value(X)
 
     def _paths(self, Z, y, grid) -> tuple[np.ndarray, np.ndarray]:
-        left, singular, right = np.linalg.svd(Z, full_matrices=False)
-        projected = left.T @ (y - y.mean())
-        shrunk = singular / (singular**2 + grid[:, None] * Z.shape[1]) * projected
-        return shrunk @ right, np.full(len(grid), y.mean()) - (shrunk @ right) @ Z.mean(axis=0)
+        known, rest, centred = Z[:, : self.free], Z[:, self.free :], y - y.mean()
+        # free columns are fitted by least squares, and ridge sees what they leave (FWL theorem)
+        basis = _span(known)
+        left, singular, right = _svd(rest - basis @ (basis.T @ rest))
+        projected = left.T @ (centred - basis @ (basis.T @ centred))
+        shrunk = singular / (singular**2 + grid[:, None] * max(rest.shape[1], 1)) * projected
+        slopes = shrunk @ right
+        freed = np.linalg.pinv(known) @ (centred[:, None] - rest @ slopes.T)
+        weights = np.hstack([freed.T, slopes])
+        return weights, y.mean() - weights @ Z.mean(axis=0)
 
     @staticmethod
     def _losses(values, y) -> np.ndarray:
@@ -206,7 +213,7 @@ class LogisticProbe(ClassifierMixin, _Probe):
 
     Parameters
     ----------
-    penalties, folds, scales, seed : see this module and `_Probe`.
+    penalties, folds, free, seed : see this module and `_Probe`.
 
     Attributes
     ----------
@@ -262,20 +269,18 @@ class LogisticProbe(ClassifierMixin, _Probe):
         return self.classes_[positive.astype(np.int64)]
 
     def _paths(self, Z, y, grid) -> tuple[np.ndarray, np.ndarray]:
-        left, singular, right = np.linalg.svd(Z, full_matrices=False)
-        kept = singular > 1e-10 * max(singular[0], 1.0)  # a constant column has no direction
-        if not kept.any():
-            share = y.mean()
-            return np.zeros((len(grid), Z.shape[1])), np.full(
-                len(grid), np.log(share / (1 - share))
-            )
-        rotated = np.hstack([left[:, kept] * singular[kept], np.ones((len(y), 1))])
-        weights, intercepts = np.zeros((len(grid), Z.shape[1])), np.zeros(len(grid))
+        known, rest = Z[:, : self.free], Z[:, self.free :]
+        left, singular, right = _svd(rest)
+        rotated = np.hstack([left * singular, known, np.ones((len(y), 1))])
+        shrink = np.zeros(rotated.shape[1])
+        shrink[len(singular) : -1] = _FREE
         start = np.zeros(rotated.shape[1])
         start[-1] = np.log(y.mean() / (1 - y.mean()))
+        weights, intercepts = np.zeros((len(grid), Z.shape[1])), np.zeros(len(grid))
         for place in np.argsort(-grid):  # from the strongest: each start is near its end
-            start = _newton(rotated, y, grid[place] * Z.shape[1], start)
-            weights[place] = start[:-1] @ right[kept]
+            shrink[: len(singular)] = grid[place] * max(rest.shape[1], 1)
+            start = _newton(rotated, y, shrink, start)
+            weights[place] = np.r_[start[len(singular) : -1], start[: len(singular)] @ right]
             intercepts[place] = start[-1]
         return weights, intercepts
 
@@ -284,8 +289,8 @@ class LogisticProbe(ClassifierMixin, _Probe):
         return np.logaddexp(0, np.where(y[:, None] > 0.5, -values, values)).sum(axis=0)
 
 
-def _newton(X: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> np.ndarray:
-    """Coefficients of penalised logistic regression; the last column of X is 1 and free.
+def _newton(X: np.ndarray, y: np.ndarray, shrink: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Coefficients of logistic regression with a penalty ``shrink`` on each; X holds a column of 1.
 
     Newton steps that are halved until the loss falls.  The loss is strictly convex, so this ends in
     its minimum from anywhere.  Written out because scikit-learn's solver, which ends in the same
@@ -297,8 +302,6 @@ def _newton(X: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> 
     """
     from scipy.special import expit
 
-    shrink = np.full(X.shape[1], penalty)
-    shrink[-1] = 0.0
     sign = np.where(y > 0.5, -1.0, 1.0)
 
     def loss(weights: np.ndarray) -> float:
@@ -308,9 +311,7 @@ def _newton(X: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> 
     for _ in range(100):
         share = expit(X @ weights)
         gradient = X.T @ (share - y) + shrink * weights
-        curvature = (X * (share * (1 - share))[:, None]).T @ X
-        curvature[np.diag_indices_from(curvature)] += shrink + 1e-10
-        step = np.linalg.solve(curvature, gradient)
+        step = _newton_step(X, share * (1 - share), shrink + 1e-10, gradient)
         fall = float(gradient @ step)
         if fall <= 1e-13 * (1.0 + value):
             return weights
@@ -323,9 +324,59 @@ def _newton(X: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> 
     raise ValueError("the logistic probe found no minimum in 100 steps; check the scale of y and X")
 
 
-def _standard(X: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, SD and the columns of mean 0 and SD 1 times their factors; a constant stays 0."""
+def _newton_step(
+    X: np.ndarray, curve: np.ndarray, shrink: np.ndarray, gradient: np.ndarray
+) -> np.ndarray:
+    """Solution of (X' diag(curve) X + diag(shrink)) step = gradient.
+
+    Directly where it is small; otherwise by conjugate gradients, which need few products because
+    the columns, but for the free ones, are orthogonal: the diagonal nearly is the matrix.
+    """
+    if X.shape[1] <= _DIRECT:
+        curvature = (X * curve[:, None]).T @ X
+        curvature[np.diag_indices_from(curvature)] += shrink
+        return np.linalg.solve(curvature, gradient)
+    diagonal = curve @ X**2 + shrink
+    step, left = np.zeros_like(gradient), gradient.copy()
+    scaled = left / diagonal
+    way, old = scaled.copy(), float(left @ scaled)
+    end = 1e-8 * old
+    for _ in range(2 * X.shape[1]):
+        if old <= end:
+            break
+        product = X.T @ (curve * (X @ way)) + shrink * way
+        length = old / float(way @ product)
+        step += length * way
+        left -= length * product
+        scaled = left / diagonal
+        new = float(left @ scaled)
+        way, old = scaled + new / old * way, new
+    return step
+
+
+def _standard(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, SD and the columns of mean 0 and SD 1; a constant one stays 0."""
     mean, deviation = X.mean(axis=0), X.std(axis=0)
     flat = deviation <= 1e-12 * np.maximum(np.abs(mean), 1.0)
     deviation = np.where(flat, 1.0, deviation)
-    return mean, deviation, np.where(flat, 0.0, (X - mean) / deviation) * factors
+    return mean, deviation, np.where(flat, 0.0, (X - mean) / deviation)
+
+
+def _svd(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Singular value decomposition without the directions in which nothing varies.
+
+    By the eigenvectors of the smaller of Z Z' and Z' Z, a few times faster; what it loses, singular
+    values below 1e-7 of the largest, any penalty here shrinks to nothing.
+    """
+    tall = Z.shape[0] >= Z.shape[1]
+    squares, vectors = np.linalg.eigh(Z.T @ Z if tall else Z @ Z.T)
+    kept = squares > max(1e-14 * squares.max(initial=0.0), 1e-20)
+    singular, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    if tall:
+        return Z @ vectors / singular, singular, vectors.T
+    return vectors, singular, (Z.T @ vectors / singular).T
+
+
+def _span(Z: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that span those of Z."""
+    return _svd(Z)[0]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from neurodiff.bridges.probes import LogisticProbe, RidgeProbe
@@ -287,7 +288,7 @@ def load_directions(folder: str | Path) -> dict[str, Direction]:
 
 def _classes(given: np.ndarray, name: str, positive: Any) -> np.ndarray:
     """True where the value is the positive class."""
-    missing = np.array([v is None or v != v for v in given.tolist()])
+    missing = np.asarray(pd.isna(given))
     if missing.any():
         raise DataError(f"{int(missing.sum())} values of {name!r} are missing; leave them out")
     found = list(dict.fromkeys(given.tolist()))

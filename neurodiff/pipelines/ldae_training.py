@@ -32,8 +32,9 @@ from neurodiff.core.training import TrainingSettings, train
 from neurodiff.datasets.latent_cache import LatentCache, hash_of_weights
 from neurodiff.diffusion.heads import EPS
 from neurodiff.diffusion.objective import Objective, snr_power
+from neurodiff.diffusion.paths import VariancePreserving
 from neurodiff.models.ldae_autoencoder import encode
-from neurodiff.models.ldae_denoiser import Coefficient, ShiftDenoiser
+from neurodiff.models.ldae_denoiser import Coefficient, ShiftDenoiser, one_coefficient
 from neurodiff.models.ldae_slice_encoder import SliceEncoder, slices_first
 from neurodiff.models.ldae_unet import LatentUNet, ShiftUNet
 from neurodiff.pipelines.ldae_files import LDAENetworks, load_autoencoder
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _MOST_CHECKED = 64  # validation scans that choose the autoencoder
+_SLICES = 32  # that the encoder's backward pass holds at once
 Log = Callable[[dict], None] | None
 
 
@@ -306,10 +308,10 @@ def fit_latents(work: Work, autoencoder: Any, scans: PreparedScans, identity: st
 class TrunkLoss(nn.Module):
     """The trunk with its objective: called with latents (n, c, i, j, k), it gives named terms."""
 
-    def __init__(self, network: LatentUNet, recipe: LDAERecipe) -> None:
+    def __init__(self, network: LatentUNet, path: VariancePreserving) -> None:
         super().__init__()
         self.network = network
-        self.objective = Objective(recipe.walks().path(), EPS)
+        self.objective = Objective(path, EPS)
 
     def forward(self, latents: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return self.objective(ShiftDenoiser(_Trunk(self.network)), latents, generator=generator)
@@ -329,12 +331,19 @@ class SemanticLoss(nn.Module):
     is frozen and in evaluation mode.
     """
 
-    def __init__(self, encoder: SliceEncoder, decoder: ShiftUNet, recipe: LDAERecipe) -> None:
+    def __init__(
+        self,
+        encoder: SliceEncoder,
+        decoder: ShiftUNet,
+        path: VariancePreserving,
+        *,
+        power: float = 0.1,
+        coefficient: Coefficient = one_coefficient,
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder.freeze_trunk()
-        walks = recipe.walks()
-        self.coefficient: Coefficient = walks.training_coefficient()
-        self.objective = Objective(walks.path(), EPS, snr_power(recipe.semantic.snr_power))
+        self.coefficient = coefficient
+        self.objective = Objective(path, EPS, snr_power(power))
 
     def forward(
         self, volumes: Tensor, latents: Tensor, generator: torch.Generator
@@ -364,7 +373,7 @@ def fit_trunk(
             x = latents.draw(rows, generator).to(device) * scale
             return last.saw(module(x, generator))
 
-        model = TrunkLoss(network, recipe)
+        model = TrunkLoss(network, recipe.walks().path())
         work.train("trunk", model, loss, len(latents), training, folder=folder, log=log)
         return {**last.means(), "latent scale": scale}
 
@@ -404,10 +413,17 @@ def fit_semantic(
             volumes = torch.from_numpy(scans.take(rows)).to(device)
             return last.saw(module(volumes, x, generator))
 
-        model = SemanticLoss(encoder, decoder, recipe)
-        encoder.checkpointing = decoder.checkpointing = stage.checkpointing
+        walks = recipe.walks()
+        model = SemanticLoss(
+            encoder,
+            decoder,
+            walks.path(),
+            power=stage.snr_power,
+            coefficient=walks.training_coefficient(),
+        )
+        set_checkpointing(encoder, decoder, stage.checkpointing)
         work.train("semantic", model, loss, len(latents), training, folder=folder, log=log)
-        encoder.checkpointing = decoder.checkpointing = False
+        set_checkpointing(encoder, decoder, False)
         return last.means()
 
     def state() -> dict[str, Tensor]:
@@ -429,6 +445,12 @@ def fit_semantic(
         state=state,
         restore=restore,
     )
+
+
+def set_checkpointing(encoder: SliceEncoder, decoder: ShiftUNet, on: bool) -> None:
+    """Blocks, and slices a few at a time, computed again in the backward pass, or not."""
+    encoder.checkpointing = decoder.checkpointing = on
+    encoder.slices_at_once = _SLICES if on else None
 
 
 class _Recent:
