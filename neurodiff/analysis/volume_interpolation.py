@@ -35,6 +35,11 @@ COPY, VOXEL, LATENT = "nearest copy", "voxel lerp", "latent lerp"
 OURS, ONE_NOISE = "code + noise slerp", "code, first noise"
 METHODS = (COPY, VOXEL, LATENT, OURS, ONE_NOISE)
 CORRELATION, SLOPE = "change correlation", "change slope"
+VERDICTS = (
+    ("better", "beats copying the nearest scan in"),
+    ("worse", "does worse than the copy in"),
+    ("not told apart", "is not told from the copy in"),
+)
 NEAR = 3.0  # months, by which a gap may differ from the one that it is counted under
 Truth = Callable[[str, float], np.ndarray]
 
@@ -52,22 +57,27 @@ class InterpolationTable(VolumeTable):
         """Where ``method`` beats the nearest copy and where it does not, in words."""
         found = self.against_copy(method, seed=seed)
         found = found[(found["definition"] == "gap") & (found["score"] != SLOPE)]
+        months = sorted(set(found["months"]))
         lines = []
-        for verdict, says in (
-            ("better", "beats copying the nearest scan in"),
-            ("worse", "is worse than copying the nearest scan in"),
-            ("not told apart", "cannot be told from copying the nearest scan in"),
-        ):
-            part = found[found["verdict"] == verdict]
-            if len(part):
+        for target, of_target in found.groupby("target", sort=False):
+            clauses = []
+            for verdict, says in VERDICTS:
+                part = of_target[of_target["verdict"] == verdict]
                 places = [
-                    f"{score} against the {target} ({', '.join(f'{m:g}' for m in months)} months)"
-                    for (score, target), months in part.groupby(["score", "target"], sort=False)[
-                        "months"
-                    ]
+                    f"{score}{_at(sorted(set(where)), months)}"
+                    for score, where in part.groupby("score", sort=False)["months"]
                 ]
-                lines.append(f"{method} {says} {'; '.join(places)}.")
+                if places:
+                    clauses.append(f"{says} {', '.join(places)}")
+            lines.append(f"Against the {target}, {method} {'; '.join(clauses)}.")
         return " ".join(lines) or f"{method} was compared with no copy."
+
+
+def _at(where: Sequence[float], months: Sequence[float]) -> str:
+    """``at 6 and 12 months``, or nothing where it is at all of them."""
+    if list(where) == list(months):
+        return ""
+    return f" at {' and '.join(f'{m:g}' for m in where)} months"
 
 
 def interpolation_table(
@@ -96,7 +106,8 @@ def interpolation_table(
     -------
     Scores besides likeness: "change correlation"; "change slope" (1 is right, 0 no change), which
     has no direction of better, but "slope error" = |slope - 1| has; "error <region>", absolute ml
-    against the target by one ruler; "planted error <region>", against the table's true_<region>.
+    against the target by one ruler; "planted error <region>", against the table's true_<region>,
+    which depends on no target and stands with "scan".
 
     Raises
     ------
@@ -227,7 +238,7 @@ def _scored(seen: _Seen, row: pd.Series, scoring: VolumeScoring) -> pd.DataFrame
                 line[name] = ml
                 line[f"error {name}"] = abs(ml - float(of_targets[target][name].iloc[0]))
                 planted = f"true_{name}"
-                if planted in seen.rows:
+                if planted in seen.rows and target == "scan":  # it depends on no target
                     line[f"planted error {name}"] = abs(ml - float(seen.rows[planted].iloc[middle]))
             lines.append(line)
     return pd.DataFrame(lines)

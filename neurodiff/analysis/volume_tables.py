@@ -87,13 +87,16 @@ class VolumeTable:
         """One line a condition and score: mean, low, high, median, subjects, scans.
 
         A subject's scans are averaged first; people are what the bootstrap (95 %) resamples. With
-        one subject there is no interval. Values that are NaN are left out and not counted.
+        one subject there is no interval. Values that are NaN are left out and not counted; a line
+        without any is not there.
         """
         lines = []
         for key, part in self.table.groupby(list(self.conditions), sort=False, dropna=False):
             named = dict(zip(self.conditions, key, strict=True))
             for score in self.scores:
-                lines.append({**named, "score": score, **over_subjects(part, score, seed)})
+                found = over_subjects(part, score, seed)
+                if found["subjects"]:
+                    lines.append({**named, "score": score, **found})
         columns = [*self.conditions, "score", "mean", "low", "high", "median", "subjects", "scans"]
         return pd.DataFrame(lines, columns=columns)
 
@@ -132,6 +135,8 @@ class VolumeTable:
             named = dict(zip(rest, key, strict=True))
             for score in names:
                 found = over_subjects(part, score, seed)
+                if not found["subjects"]:
+                    continue
                 verdict = _verdict(found, bool(self.scores[score]))
                 lines.append({**named, "score": score, **found, "verdict": verdict})
         return pd.DataFrame(lines)
