@@ -1,23 +1,29 @@
 """Network calls of LDAE's encoding and decoding at the error of DDIM-100 both ways.
 
-    python benchmarks/ldae_solvers.py [--items 8] [--trunk 260] [--shift 160] [--seed 0] [--keep F]
+    python benchmarks/ldae_solvers.py [--items 8] [--trunk 700] [--shift 250] [--seed 0] [--keep F]
 
-Two rulers. "mixture": 12 Gaussians in 96 dimensions, whose noise is known in closed form, float64.
+Two rulers. "mixture": 12 Gaussians in 96 dimensions, whose noise is known in closed form, float64,
+eight times the items: a few lie where the flow parts between two of the Gaussians.
 "trained": a `ShiftUNet` that this run trains, trunk then shift, on latents of simulated brains
 (32 x 48 x 32 voxels; a linear autoencoder: patches of 8 x 8 x 8, three principal components, unit
 SD); codes are the 16 first principal scores of the latents, and the scans are of people that it
 has not seen.
 
 The converged solution is the probability flow between the noisiest level and step 0 of the path,
-followed by 999 steps of DPM-Solver++ 2M; what 499 steps give instead is printed beside it. Errors
-are relative L2 over an item, the median over items (the largest beside it):
+followed by 499 steps of DPM-Solver++ 2M; how far 249 steps, and explicit DDIM-999 (published grid,
+first order), are from it is printed beside. Errors are relative L2 over an item, the median over
+items and the largest in brackets:
 
     encode      noise of the scan against the converged noise
     decode      latent from the converged noise against the converged latent of it
     round trip  the way's own noise, decoded by the same way, against the scan's latent
 
 "calls" are evaluations of the network, counted. The last lines give for each way the fewest calls
-with all three errors at most those of explicit DDIM-100 both ways, which takes 200.
+with all three errors at most those of explicit DDIM-100 both ways, which takes 200: of the medians,
+and of the medians and the largest.
+
+A network of a minute's training is rough in time, so its errors do not fall evenly with the steps,
+and the converged solution itself is known to what 249 steps are off by.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -49,9 +56,9 @@ SIZE = LatentUNetSize(width=32, multipliers=(1, 2), blocks=1, attention=(2,), se
 SHAPE, PATCH = (32, 48, 32), 8
 #: way -> (encode, decode, steps that are tried); the first row of "ddim" is the published one
 WAYS = {
-    "ddim": ("ddim", "ddim", (10, 20, 50, 100, 200)),
-    "exact": ("exact", "ddim", (10, 20, 50, 100)),
-    "dpm": ("dpm", "dpm", (10, 15, 20, 25, 30, 40, 50)),
+    "ddim": ("ddim", "ddim", (20, 50, 100)),
+    "exact": ("exact", "ddim", (10, 20, 50)),
+    "dpm": ("dpm", "dpm", (10, 15, 20, 25, 30, 33, 40)),
 }
 PUBLISHED = ("ddim", 100)
 
@@ -77,12 +84,11 @@ class Row:
     decode: Tensor
     trip: Tensor
 
-    def within(self, other: Row) -> bool:
-        """Whether no error is larger, in the median and for the worst item."""
-        return all(
-            bool(a.median() <= b.median() and a.max() <= b.max())
-            for a, b in zip(self.errors, other.errors, strict=True)
-        )
+    def within(self, other: Row, *, worst: bool) -> bool:
+        """Whether no error is larger: the median, and if ``worst`` the largest of the items."""
+        pairs = list(zip(self.errors, other.errors, strict=True))
+        medians = all(bool(a.median() <= b.median()) for a, b in pairs)
+        return medians and (not worst or all(bool(a.max() <= b.max()) for a, b in pairs))
 
     @property
     def errors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,15 +99,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=8)
     parser.add_argument("--subjects", type=int, default=160, help="people to train on, two scans")
-    parser.add_argument("--trunk", type=int, default=260, help="updates of the trunk")
-    parser.add_argument("--shift", type=int, default=160, help="updates of the shift")
+    parser.add_argument("--trunk", type=int, default=700, help="updates of the trunk")
+    parser.add_argument("--shift", type=int, default=250, help="updates of the shift")
     parser.add_argument("--keep", type=Path, help="file of the weights: read, or written if absent")
     parser.add_argument("--rulers", nargs="+", default=["mixture", "trained"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), seed {options.seed}")
     if "mixture" in options.rulers:
-        table(mixture(options.items, options.seed))
+        table(mixture(8 * options.items, options.seed))
     if "trained" in options.rulers:
         table(trained(options))
 
@@ -110,13 +116,13 @@ def table(ruler: Ruler) -> None:
     """Every way and number of steps, then the fewest calls at the published error."""
     start = cpu_seconds()
     x, codes, sampler = ruler.latents, ruler.codes, ruler.sampler
-    noise = sampler.encode(x, codes, steps=999, method="dpm").noise
-    latent = sampler.decode(codes, noise, steps=999, solver="dpm")
-    half = sampler.encode(x, codes, steps=499, method="dpm").noise
+    noise = sampler.encode(x, codes, steps=499, method="dpm").noise
+    latent = sampler.decode(codes, noise, steps=499, solver="dpm")
+    half = sampler.encode(x, codes, steps=249, method="dpm").noise
     fine = sampler.encode(x, codes, steps=999, method="ddim").noise
     print(f"\n{ruler.name}: {len(x)} items of {' x '.join(map(str, x.shape[1:]))}")
     print(
-        f"converged noise (SD {float(noise.std()):.2f}): 499 steps are off by "
+        f"converged noise (SD {float(noise.std()):.2f}): 249 steps are off by "
         f"{float(off(half, noise).median()):.1e}, explicit DDIM-999 by "
         f"{float(off(fine, noise).median()):.1e}; its latent is off from the scan's by "
         f"{float(off(latent, x).median()):.1e}"
@@ -143,17 +149,18 @@ def summary(rows: list[Row]) -> None:
     published = next(row for row in rows if (row.way, row.steps) == PUBLISHED)
     spent = sum(published.calls)
     for way in WAYS:
-        enough = [row for row in rows if row.way == way and row.within(published)]
-        if not enough:
-            print(f"{way}: no number of steps that was tried is within the errors of DDIM-100")
-            continue
-        best = min(enough, key=lambda row: sum(row.calls))
-        ratio = spent / sum(best.calls)
-        print(
-            f"{way}-{best.steps}: {best.calls[0]} + {best.calls[1]} calls against "
-            f"{published.calls[0]} + {published.calls[1]}: {ratio:.1f} times fewer "
-            f"({'at least 3: yes' if ratio >= 3 else 'at least 3: no'})"
-        )
+        for worst, word in ((False, "medians"), (True, "medians and largest")):
+            enough = [r for r in rows if r.way == way and r.within(published, worst=worst)]
+            if not enough:
+                print(f"{way:<7}{word}: no number of steps that was tried is within the errors")
+                continue
+            best = min(enough, key=lambda row: sum(row.calls))
+            ratio = spent / sum(best.calls)
+            print(
+                f"{way:<7}{word}: {best.steps} steps, {best.calls[0]} + {best.calls[1]} calls "
+                f"against {published.calls[0]} + {published.calls[1]}: {ratio:.1f} times fewer "
+                f"(at least 3: {'yes' if ratio >= 3 else 'no'})"
+            )
 
 
 def off(x: Tensor, to: Tensor) -> Tensor:
@@ -219,11 +226,13 @@ def trained(options: argparse.Namespace) -> Ruler:
         if options.keep is not None:
             options.keep.parent.mkdir(parents=True, exist_ok=True)
             save_file(network.state_dict(), options.keep)
-    network.requires_grad_(False)
+    network.eval().requires_grad_(False)
+    unseen = slice(len(x) - options.items, None)
+    plain, coded = (held_out(network, path, x[unseen], c) for c in (None, codes[unseen]))
+    print(f"squared error of the noise of unseen scans: trunk {plain:.4f}, with codes {coded:.4f}")
     sampler = LatentSampler(network, SamplingSettings(steps=100, iterations=4))
     name = f"ShiftUNet of {sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters"
     name += f" ({options.trunk} + {options.shift} updates), float32, walk in float64"
-    unseen = slice(len(x) - options.items, None)
     return Ruler(name, sampler, x[unseen].double(), codes[unseen].double())
 
 
@@ -239,7 +248,7 @@ def fit(network: ShiftUNet, path: VariancePreserving, x: Tensor, codes: Tensor, 
             seen.append(float(terms["loss"].detach()))
             return terms
 
-        settings = TrainingSettings(steps=steps, batch_size=16, learning_rate=1.5e-3, ema_decay=0.9)
+        settings = TrainingSettings(steps=steps, batch_size=16, learning_rate=2e-3, ema_decay=0.98)
         train(
             network,
             loss,
@@ -258,6 +267,17 @@ def fit(network: ShiftUNet, path: VariancePreserving, x: Tensor, codes: Tensor, 
     network.freeze_trunk()
     rest = [p for p in network.parameters() if p.requires_grad]
     stage(weighted, codes, options.shift, "shift", rest)
+
+
+@torch.no_grad()
+def held_out(network: ShiftUNet, path: VariancePreserving, x: Tensor, codes: Any) -> float:
+    """Squared error of the noise at 64 even steps; the same noise for any network and codes."""
+    generator, errors = torch.Generator().manual_seed(0), []
+    for t in range(7, path.steps, path.steps // 64):
+        at = Objective(path, EPS, density=lambda n, _, t=t: torch.full((n,), t))
+        terms = at(ShiftDenoiser(network), x, codes, generator=generator)
+        errors.append(float(terms["loss"]))
+    return float(np.mean(errors))
 
 
 def brain_latents(subjects: int, items: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -279,8 +299,8 @@ def brain_latents(subjects: int, items: int, seed: int) -> tuple[Tensor, Tensor]
     known = len(volumes) - items
     rows = patches[:known].flatten(0, 3)
     mean = rows.mean(0)
-    _, _, ways = torch.pca_lowrank(rows[:: max(len(rows) // 4000, 1)] - mean, q=8, center=False)
-    x = ((patches - mean) @ ways[:, : SIZE.channels]).movedim(-1, 1)
+    ways = torch.linalg.eigh((rows - mean).double().T @ (rows - mean).double())[1].float()
+    x = ((patches - mean) @ ways[:, -SIZE.channels :]).movedim(-1, 1)
     x = x - x[:known].mean((0, 2, 3, 4), keepdim=True)
     x = x / x[:known].std((0, 2, 3, 4), keepdim=True)
     flat = x.flatten(1) - x[:known].flatten(1).mean(0)

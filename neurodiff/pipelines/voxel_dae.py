@@ -134,7 +134,9 @@ class VoxelDAE:
             unet.frozen_trunk = False
             if name == "semantic":
                 unet.freeze_trunk()
-            chosen = [p for m in unet.trunk() for p in m.parameters()]
+                chosen = [p for p in self.networks.parameters() if p.requires_grad]
+            else:
+                chosen = [p for m in unet.trunk() for p in m.parameters()]
             train(
                 self.networks,
                 loss(volumes),
@@ -145,9 +147,7 @@ class VoxelDAE:
                 folder=None if folder is None else Path(folder) / name,
                 log=log,
                 progress=progress,
-                parameters=chosen
-                if name == "trunk"
-                else [p for p in self.networks.parameters() if p.requires_grad],
+                parameters=chosen,
             )
         self.networks.eval().requires_grad_(False)
         self.fitted = True
