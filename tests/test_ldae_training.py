@@ -1,5 +1,7 @@
 """The three stages: frozen trunk, moving average, kept caches, the same weights after a kill."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from neurodiff.models.ldae_autoencoder import autoencoder, encode
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import ShiftUNet
 from neurodiff.pipelines.ldae import LDAE, seeded
+from neurodiff.pipelines.ldae_cost import plan_text, stage_costs
 from neurodiff.pipelines.ldae_scans import Posteriors, encode_scans, prepared_scans
 from neurodiff.pipelines.ldae_training import SemanticLoss, set_checkpointing
 
@@ -89,6 +92,17 @@ def test_fit_trains_all_three_and_says_what_it_measured(undisturbed):
     gate = undisturbed.gates[2]
     assert gate["step"] in (2, 4, 6, 7)
     assert {"adversarial", "discriminator", "validation l1"} < set(gate)
+
+
+def test_directions_of_what_the_cohort_tells(undisturbed):
+    pytest.importorskip("neurodiff.pipelines.ldae_directions")
+    assert list(undisturbed.directions) == ["AD", "sex", "age"]
+    assert undisturbed.directions["age"].unit == "years"
+    codes = undisturbed.codes(np.stack([volume.data for volume in cohort()]))
+    score = undisturbed.directions["age"].score(codes)
+    assert abs(score.mean() - 62) < 1  # noise tells no age
+    moved = undisturbed.move(codes, "age", 1.0)
+    assert (undisturbed.directions["age"].score(moved) > score).all()
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "trunk", "semantic"])
@@ -315,3 +329,24 @@ def test_a_given_autoencoder_is_taken_as_it_is(tmp_path):
     found = pipe.networks.autoencoder.state_dict()
     assert all(torch.equal(found[name], value) for name, value in net.state_dict().items())
     assert [gate["stage"] for gate in pipe.gates] == ["scans", "latents", "trunk", "semantic"]
+
+
+def test_plan_counts_parameters_operations_and_memory():
+    recipe = LDAE.from_recipe("ldae_tiny", RECIPE).recipe
+    costs = stage_costs(recipe)
+    size = recipe.size
+    net, unet = autoencoder(size.autoencoder), ShiftUNet(size.unet)
+    count = sum(p.numel() for p in net.parameters())
+    assert costs["autoencoder"].trained == count
+    trunk = sum(p.numel() for part in unet.trunk() for p in part.parameters())
+    assert costs["trunk"].trained == trunk
+    cost = costs["trunk"]
+    assert (cost.weights, cost.gradients, cost.optimiser) == (4 * trunk, 4 * trunk, 8 * trunk)
+    assert cost.average == cost.weights
+    assert costs["semantic"].parameters - costs["semantic"].trained == trunk
+    assert all(one.flop > 0 and one.activations > 0 for one in costs.values())
+    text = plan_text(recipe, cohort())
+    assert "7 steps of 4 (2 parts of 2), 3.5 epochs" in text
+    assert "fits into 24 GB" in text
+    with pytest.raises(UsageError, match="Did you mean 'RTX 4090'"):
+        plan_text(dataclasses.replace(recipe, card="RTX 409"))

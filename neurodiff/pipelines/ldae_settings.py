@@ -103,12 +103,15 @@ class SemanticStage:
     ----------
     training : of both; None leaves them untrained.
     snr_power : of the weight SNR^power / (1 + SNR).
+    layer_scale : what the residual blocks of a new slice encoder are multiplied with at first;
+        ConvNeXt's 1e-6 is for long trainings, and a short one needs blocks that act from the start.
     stored : type of the prepared volumes on disk.
     checkpointing : compute blocks again in the backward pass.
     """
 
     training: TrainingSettings | None = None
     snr_power: float = 0.1
+    layer_scale: float = 1e-6
     stored: Literal["float16", "float32"] = "float16"
     checkpointing: bool = False
 

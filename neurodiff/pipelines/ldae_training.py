@@ -404,6 +404,9 @@ def fit_semantic(
     if training is None:
         return
     device = next(encoder.parameters()).device
+    for parameter_name, parameter in encoder.named_parameters():
+        if parameter_name.endswith("layer_scale"):
+            torch.nn.init.constant_(parameter, stage.layer_scale)
 
     def fit(folder: Path | None, log: Log) -> dict[str, Any]:
         last = _Recent()
