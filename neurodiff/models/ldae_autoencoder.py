@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,6 +71,11 @@ def unfolded(x: Float[Tensor, "n d x y z"], patch: int) -> Float[Tensor, "n c i 
 def patch_of(network: Any) -> int:
     """Voxels along an axis that this autoencoder reads as channels; 1 for MONAI's own."""
     return int(getattr(network, "patch", 1))
+
+
+def of_patches(size: AutoencoderSize, patch: int) -> AutoencoderSize:
+    """A size that was told from shapes, where ``patch`` ** 3 of its channels are voxels of a block."""
+    return replace(size, patch=patch, image_channels=size.image_channels // patch**3)
 
 
 @functools.cache

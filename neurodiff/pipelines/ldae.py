@@ -28,7 +28,13 @@ from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.seeds import item_seed
 from neurodiff.core.volume import Volume
-from neurodiff.models.ldae_autoencoder import autoencoder, autoencoder_size_of, encode
+from neurodiff.models.ldae_autoencoder import (
+    autoencoder,
+    autoencoder_size_of,
+    encode,
+    of_patches,
+    patch_of,
+)
 from neurodiff.models.ldae_sizes import LDAESize
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import ShiftUNet
@@ -110,7 +116,10 @@ class LDAE:
         norm = networks.autoencoder.decoder.blocks[-2]
         size = LDAESize(
             grid=grid,
-            autoencoder=autoencoder_size_of(shapes, groups=norm.num_groups, eps=norm.eps),
+            autoencoder=of_patches(
+                autoencoder_size_of(shapes, groups=norm.num_groups, eps=norm.eps),
+                patch_of(networks.autoencoder),
+            ),
             unet=decoder.size,
             encoder=encoder.size,
         )
