@@ -74,7 +74,7 @@ def patch_of(network: Any) -> int:
 
 
 def of_patches(size: AutoencoderSize, patch: int) -> AutoencoderSize:
-    """A size that was told from shapes, where ``patch`` ** 3 of its channels are voxels of a block."""
+    """A size told from shapes, where ``patch`` ** 3 of its channels are voxels of one block."""
     return replace(size, patch=patch, image_channels=size.image_channels // patch**3)
 
 

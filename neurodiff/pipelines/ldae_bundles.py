@@ -121,8 +121,8 @@ def _definition(network: Any) -> dict[str, Any]:
         return {"_target_": made, **asdict(network.size)}
     if patch_of(network) != 1:
         raise UsageError(
-            f"this autoencoder reads blocks of {patch_of(network)} voxels as channels, which MONAI's "
-            "has no word for; export one with patch 1"
+            f"this autoencoder reads blocks of {patch_of(network)} voxels as channels, and MONAI's "
+            "has no word for them; export one with patch 1"
         )
     size = _size_of_network(network)
     return {"_target_": "monai.networks.nets.AutoencoderKL", **size.config()}
