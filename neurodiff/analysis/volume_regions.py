@@ -4,15 +4,16 @@ A ruler for edited, filled-in and drawn scans, for which no segmentation exists.
 intensities alone, relative to the levels of the scan itself, so that a model's contrast does not
 count as anatomy:
 
-    ventricles  share of fluid, between the levels of white matter and of fluid, within 4 mm of the
-                template's ventricles; what is less than a quarter fluid is grey matter
+    ventricles  share of fluid, between the levels of white matter and of fluid, in and around the
+                dark voxels that are connected with the template's ventricles, at most 10 mm away
     hippocampi  how much of the template's response to a change of their size the neighbourhood
                 holds beside the three tissues; read back into ml on the template itself
     brain       voxels above the background
 
 It needs volumes on one grid that are skull-stripped and aligned to MNI (an affine is enough).  On
-60 simulated scans of 4 mm the ventricles correlate with the planted truth by 0.99 and the
-hippocampi by 0.8, which serves for groups and not for one scan; on real brains neither was checked.
+three times 60 simulated scans of 4 mm the ventricles (8 to 39 ml) correlate with the planted truth
+by 0.95 to 0.99 and the hippocampi by about 0.8, which serves for groups and not for one scan; large
+ventricles read up to a fifth too small.  On real brains neither was checked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from neurodiff.datasets.simulated.brain_anatomy import (
     volume_ml,
 )
 
-REACH_MM = {"ventricles": 4.0, "hippocampi": 13.0}  # around the template's region
+REACH_MM = {"ventricles": 10.0, "hippocampi": 13.0}  # around the template's region
+LEVEL_MM = 4.0  # around the template's ventricles, where the level of fluid is read
+SEED, DARK = 0.3, 0.75  # of the template's share; share of fluid that connects
 CORE = {"ventricles": 0.1, "hippocampi": 0.2}  # share that counts as the template's region
 BACKGROUND = 0.02  # of the full range; a stripped scan is 0 there
 WHITE, FLUID = 92.0, 2.0  # percentiles of the brain, and of the neighbourhood of the ventricles
@@ -69,6 +72,8 @@ class RegionRuler:
         self._spacing = np.abs(steps)
         self._axes = [affine[a, 3] + steps[a] * np.arange(self.shape[a]) for a in range(3)]
         places = np.stack(np.meshgrid(*self._axes, indexing="ij"))
+        self._level = self.near("ventricles", LEVEL_MM)
+        self._core = self._template("ventricles", 0.0) > SEED
         self._ventricles = self.near("ventricles", REACH_MM["ventricles"])
         close = self.near("hippocampi", REACH_MM["hippocampi"])
         if not self._ventricles.any() or not close.any():
@@ -103,14 +108,14 @@ class RegionRuler:
         if not np.isfinite(x).all():
             raise DataError("the volume holds NaN or infinity; it cannot be measured")
         brain = x > BACKGROUND
-        near = x[self._ventricles]
+        near = x[self._level]
         if not brain.any() or not (near > BACKGROUND).any():
             raise DataError("the volume is empty where the brain lies; it cannot be measured")
         white = float(np.percentile(x[brain], WHITE))
         fluid = float(np.percentile(near[near > BACKGROUND], FLUID))
-        contrast = max(white - fluid, 1e-6)
-        share = np.clip((white - near) / contrast, 0, 1)
-        ventricles = np.clip((share - GREY) / (1 - GREY), 0, 1).sum() * self.voxel_ml
+        share = np.clip((white - x) / max(white - fluid, 1e-6), 0, 1)
+        inside = self._connected(share, self._ventricles & brain)
+        ventricles = np.clip((share[inside] - GREY) / (1 - GREY), 0, 1).sum() * self.voxel_ml
         return {
             "ventricles_ml": float(ventricles),
             "hippocampi_ml": float(np.interp(self._response(x), self._read, self._ml)),
@@ -118,6 +123,14 @@ class RegionRuler:
         }
 
     # ------------------------------------------------------------------------------- parts
+
+    def _connected(self, share: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Dark voxels that hang together with the template's ventricles, and those around them."""
+        from scipy import ndimage
+
+        dark = (share > DARK) & near
+        found = ndimage.binary_propagation(dark & self._core, mask=dark)
+        return ndimage.binary_dilation(found, np.ones((3, 3, 3))) & near
 
     def _template(self, name: str, hippocampi: float) -> np.ndarray:
         places = template_places(self._axes, Anatomy(), 0.0, hippocampi)
