@@ -51,6 +51,7 @@ class EvaluationPlan:
     cnn : train the supervised network, for the subjects of the first fold alone.
     generation : score sets of drawn scans.
     steps : of the walks; None is the model's.
+    perceptual : folder with the weights of an LPIPS (`perceptual_network`); None leaves it out.
     """
 
     people: int | None = 16
@@ -63,6 +64,7 @@ class EvaluationPlan:
     cnn: bool = False
     generation: bool = True
     steps: int | None = None
+    perceptual: str | None = None
 
     def __post_init__(self) -> None:
         if (self.people is not None and self.people < 1) or self.edited < 1:
@@ -117,7 +119,7 @@ def evaluate_ldae(
     codes = pipe.codes(volumes)
     found = LDAEEvaluation(scans=rows.scans, codes=codes)
     regional = _ruler(affine, pipe.size.grid, found.notes)
-    scoring = VolumeScoring(regional=regional)
+    scoring = VolumeScoring(regional=regional, lpips=_lpips(plan.perceptual, found.notes))
     ask = _Asked(found, progress)
 
     ask("probes", lambda: _probes(rows, volumes, affine, codes, known, plan, seed, progress))
@@ -208,6 +210,18 @@ def _ruler(
     except UsageError as error:
         notes.append(f"no volumes of regions were measured: {error}")
         return None
+
+
+def _lpips(folder: str | None, notes: list[str]) -> tuple[Any, str] | None:
+    from neurodiff.features.perceptual import AlexNetTrunk
+    from neurodiff.pipelines.ldae_losses import perceptual_network
+
+    if folder is None:
+        notes.append("no LPIPS: no folder with the weights of its network was given")
+        return None
+    network = perceptual_network(folder)
+    published = isinstance(network.trunk, AlexNetTrunk)
+    return network, "AlexNet" if published else "VGG-HED, a stand-in"
 
 
 def _probes(
