@@ -49,6 +49,7 @@ Failures = list[tuple[str, str, str]]
 TABLE = "codes.parquet"
 _EVERY = 30.0  # seconds between two writings of a growing table
 _KEPT = ("scan", "subject", "session", "age", "sex", "diagnosis", "site", "scanner", "split")
+_NOWHERE = "not known: the table does not tell it, and the grid's middle is at the origin"
 _PARTS = (".nii.gz", "_change.nii.gz")
 
 
@@ -86,7 +87,7 @@ def encode_cohort(
         "simulated": scans.simulated,
         "neurodiff": package_version(),
     }
-    rows, again = _known_rows(path, pipe, scans)
+    rows, again = _known_rows(path, pipe, scans), 0
     failed: Failures = []
     written = time.monotonic()
     progress.begin("encode")
@@ -303,10 +304,10 @@ def interpolate_scans(
 
 def _known_rows(
     path: Path, pipe: LDAE, scans: Cohort
-) -> tuple[dict[str, tuple[dict[str, Any], np.ndarray]], int]:
+) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
     """Rows of an earlier call by scan; a table of another model is refused."""
     if not path.is_file():
-        return {}, 0
+        return {}
     table = read_codes(path)
     table.require_model(pipe.identity, pipe.size.encoder.code, str(path))
     if not table.model and path.suffix == ".parquet":
@@ -324,7 +325,7 @@ def _known_rows(
             f"{path} holds {len(others)} scans that are not in this cohort, such as "
             f"{min(others)}; name a new file, or delete it"
         )
-    return rows, 0
+    return rows
 
 
 def _encoded_row(
