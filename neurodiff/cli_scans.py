@@ -24,9 +24,7 @@ def encode(
     cohort: Annotated[
         str, typer.Argument(metavar="COHORT", help="A data set, a folder of scans, or a CSV.")
     ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Table .parquet or .csv, or a folder.")
-    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .parquet or .csv, or a folder.")],
     model: Model,
     root: Root = None,
     device: Device = "cpu",

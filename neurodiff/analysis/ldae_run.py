@@ -19,7 +19,7 @@ from neurodiff.core.atomic import atomic_write, write_json
 from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import Progress
-from neurodiff.core.run import Run, Stage
+from neurodiff.core.run import Run
 
 VERSION = 1
 
@@ -32,8 +32,7 @@ def evaluate_cohort_run(run: Run) -> str:
     MissingDataError : no model yet, or the scans are no longer where they were.
     DataError : no scan can be prepared, or the cohort is another one than the model was fitted on.
     """
-    stage, findings = _evaluated(run, Progress.to_stdout())
-    del stage
+    findings = _evaluated(run, Progress.to_stdout())
     return "\n".join([*findings, f"scores: {run.scores_path}", f"report: {run.report_path}"])
 
 
@@ -85,8 +84,8 @@ def parts_of_run(run: Run) -> dict[str, Cohort]:
     return {name: parts[name] for name in SHARES if name in parts}
 
 
-def _evaluated(run: Run, progress: Progress) -> tuple[Stage, list[str]]:
-    """The finished stage, and the findings; nothing is computed twice."""
+def _evaluated(run: Run, progress: Progress) -> list[str]:
+    """The findings; what was evaluated with this model and plan is not evaluated again."""
     from neurodiff.analysis.demo_ldae import demo_plan, scores_of
     from neurodiff.analysis.ldae_evaluation import EvaluationPlan, evaluate_ldae
     from neurodiff.analysis.page_ldae import gates_of, ldae_report
@@ -99,7 +98,7 @@ def _evaluated(run: Run, progress: Progress) -> tuple[Stage, list[str]]:
     stage = run.stage("evaluation", settings, [pipe.identity], version=VERSION)
     if stage.done and run.report_path.is_file() and run.scores_path.is_file():
         progress.say("evaluated before, nothing repeated")
-        return stage, list(stage.metrics.get("findings", []))
+        return list(stage.metrics.get("findings", []))
     parts = parts_of_run(run)
     if "test" not in parts:
         raise DataError(f"{run.folder} has no test people; name some 'test' in the column split")
@@ -127,7 +126,7 @@ def _evaluated(run: Run, progress: Progress) -> tuple[Stage, list[str]]:
     run.write_report_json(report.to_json())
     run.touch()
     stage.finish({"findings": findings, "seconds": seconds})
-    return stage, findings
+    return findings
 
 
 def _subtitle(parts: dict[str, Cohort], simulated: bool) -> str:
