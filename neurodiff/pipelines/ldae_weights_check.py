@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neurodiff.core.errors import DataError, NeurodiffError
-from neurodiff.core.safe_io import load_weights
-from neurodiff.models.ldae_autoencoder import autoencoder, autoencoder_size_of
+from neurodiff.models.ldae_autoencoder import autoencoder, autoencoder_size_of, current_names
 from neurodiff.models.ldae_names import (
     WHAT,
     encoder_size_of,
@@ -42,27 +41,18 @@ def check_ldae_weights(path: str | Path, *, full: bool = False) -> tuple[str, st
     ------
     MissingDataError, DataError : no such file, or a broken one.
     """
-    whole = load_weights(path)
-    inner = whole.get("state_dict", whole)
-    names = inner if isinstance(inner, Mapping) else whole
-    part = part_of({str(name).removeprefix("module."): 0 for name in names})
+    tensors = named_tensors(path)
+    part = part_of(tensors)
     if part is None:
         return None
-    tensors = {
-        str(name).removeprefix("module."): value
-        for name, value in names.items()
-        if isinstance(value, Tensor)
-    }
     parts: Mapping[Any, dict[str, Tensor]] = {part: tensors}
     if part == "lightning":
         parts = lightning_parts(tensors)
     lines, problem = [f"{path}: {WHAT[part]}, {len(tensors):,} tensors"], ""
     for name, own in parts.items():
-        if part == "autoencoder":
-            own = named_tensors(path, "autoencoder")
         text, bad = _compared(str(name), own, full)
         lines += text
-        problem = problem or (f"{path}: {bad}; download or save it again" if bad else "")
+        problem = problem or (f"{path} cannot be used as it is: {bad}" if bad else "")
     if not problem:
         lines.append("all that is needed is there")
     return "\n".join(lines), problem
@@ -71,6 +61,8 @@ def check_ldae_weights(path: str | Path, *, full: bool = False) -> tuple[str, st
 def _compared(part: str, tensors: dict[str, Tensor], full: bool) -> tuple[list[str], str]:
     """Lines about one network, and what forbids loading it."""
     try:
+        if part == "autoencoder":
+            tensors = current_names(tensors)
         if part == "encoder":
             tensors = encoder_tensors(tensors)
         wanted = shapes_of(_network(part, shapes_of(tensors)).state_dict())
