@@ -194,7 +194,7 @@ def test_an_indivisible_latent_and_files_that_are_gone(tmp_path):
         )  # fmt: skip
     table = pd.DataFrame({"subject": [f"p{k}" for k in range(9)], "path": "gone.nii.gz"})
     table.assign(session=0).to_csv(tmp_path / "scans.csv", index=False)
-    with pytest.raises(NeurodiffError, match="gone"):
+    with pytest.raises(NeurodiffError, match="the file does not exist"):
         fit_cohort("ldae_tiny", [], tmp_path, str(tmp_path / "scans.csv"), None, None, 0, True)
 
 

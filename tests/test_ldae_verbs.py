@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from ldae_cohort import write_scans
 from typer.testing import CliRunner
 
 from neurodiff.analysis import kinds
@@ -23,6 +22,7 @@ from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 from neurodiff.pipelines.ldae import LDAE
+from tests.ldae_cohort import write_scans
 
 A, B = "sim-0001_M000", "sim-0001_M024"
 
