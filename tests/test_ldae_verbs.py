@@ -1,6 +1,8 @@
 """encode, decode, edit, interpolate end to end on a folder of simulated scans, and their runs."""
 
+import importlib.util
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,8 +24,17 @@ from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 from neurodiff.pipelines.ldae import LDAE
-from tests.ldae_cohort import write_scans
 
+
+def _load(name):
+    """A helper beside the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+write_scans = _load("ldae_cohort").write_scans
 A, B = "sim-0001_M000", "sim-0001_M024"
 
 
