@@ -92,9 +92,7 @@ class CTAutoencoder(nn.Module):
         """
         f = self.size.factor
         if x.shape[2] % f or x.shape[3] % f:
-            raise ValueError(
-                f"slices of {x.shape[2]} x {x.shape[3]} pixels; give multiples of {f}"
-            )
+            raise ValueError(f"slices of {x.shape[2]} x {x.shape[3]} pixels; give multiples of {f}")
         blocks = F.pixel_unshuffle(x, f)
         z = self.to_latent(blocks) + self.encoder(blocks)
         return (z - self.shift[:, None, None]) / self.scale[:, None, None]

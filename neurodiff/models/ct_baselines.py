@@ -37,14 +37,15 @@ class PixelUNet(nn.Module):
     def __init__(self, depth: int = 3, filters: int = 24) -> None:
         super().__init__()
         self.network = UNet2D(3, 1, depth=depth, start_filters=filters)
-        nn.init.normal_(self.network.conv_final.weight, std=1e-3)
+        nn.init.normal_(self.network.conv_final.weight, std=1e-2)
 
     def forward(
         self, x: Float[Tensor, "n 1 h w"], spacing: Float[Tensor, "n 2"]
     ) -> Float[Tensor, "n 1 h w"]:
         """Slices of the standard kernel; ``spacing`` in mm is told as two even planes."""
         planes = spacing.log()[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x)
-        return x + self.network(torch.cat([x, planes], 1))
+        # tissue near 0 and its noise near 0.5: scaled HU hold the whole range in -1 to 1
+        return x + self.network(torch.cat([10 * (x + 0.5), planes], 1)) / 10
 
 
 class PatchDiscriminator(nn.Module):
