@@ -114,7 +114,7 @@ def measure_latents(
     size: int,
     residual_scale: torch.Tensor,
 ) -> None:
-    """Set the latents' mean and SD and the SD of the residual from patches drawn by a fixed seed."""
+    """Set the latents' mean and SD and the SD of the residual from patches of a fixed seed."""
     rows = np.arange(max(16, len(slices))) % len(slices)
     _, target, filtered, _ = draw_patches(slices, rows, size, torch.Generator().manual_seed(0))
     coder.normalise(torch.cat([target, filtered]))
