@@ -79,8 +79,9 @@ def compare(direction: str, source: Any, target: Any, soft: Any, options: Any) -
     places = tissue_squares(soft.hu[one], 32, outside)
     wanted = texture_features(truth, places, 32, spacing)
     print(
-        f"\n{direction}: {source.facts.kernel} -> {target.facts.kernel}, fitted on slice {learned}, "
-        f"tested on slice {test}, {len(places)} regions, seed {options.seed}, gate {pipe.gate}"
+        f"\n{direction}: {source.facts.kernel} -> {target.facts.kernel}, fitted on slice "
+        f"{learned}, tested on slice {test}, {len(places)} regions, seed {options.seed}, gate "
+        f"{pipe.gate}"
     )
     for part in pipe.gates:
         print(
