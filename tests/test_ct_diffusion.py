@@ -239,13 +239,14 @@ def test_saved_and_loaded_it_gives_the_same(pipe, tmp_path):
 def test_a_finished_run_is_recalled(tmp_path):
     recipe = {"baselines.train": [], "diffusion.train": ["practical"]}
     first = CTDiffusion.from_recipe("ct_diffusion_tiny", recipe)
-    run = Run.create(tmp_path / "run", identity={"recipe": "tiny"}, info={"seed": 0})
+    run = Run.create(tmp_path / "run", {"name": "x"}, {"data": "x"}, command="test", seed=0)
     first.fit([pairs()], run=run)
     second = CTDiffusion.from_recipe("ct_diffusion_tiny", recipe).fit(
         [pairs()], run=Run.open(tmp_path / "run")
     )
     hu = pairs().source[:1]
     assert np.array_equal(apply(first, hu), apply(second, hu))
+    assert [part["stage"] for part in second.gates] == ["autoencoder", "practical"]
 
 
 # --------------------------------------------------------------------------------------- refusals
