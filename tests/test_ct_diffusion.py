@@ -93,7 +93,7 @@ def test_the_network_listens_to_source_time_and_spacing():
         network(x, t, (source, spacing * 1.2)),
     ):
         assert not torch.allclose(base, other, atol=1e-4)
-    with pytest.raises(ValueError, match="multiples of 2"):
+    with pytest.raises(ValueError, match=r"multiples of 2"):
         network(x[:, :, :7], t, (source[:, :, :7], spacing))
 
 
@@ -208,7 +208,8 @@ def test_padding_stays_and_odd_sizes_are_served(pipe):
     padding[:, :5] = True
     hu[padding] = -1024
     made = apply(pipe, hu, padding=padding)
-    assert made.shape == hu.shape and made.dtype == np.float32
+    assert made.shape == hu.shape
+    assert made.dtype == np.float32
     assert np.array_equal(made[padding], hu[padding])
     assert abs(float((made - hu)[~padding].mean())) < 0.5
 
@@ -219,7 +220,8 @@ def test_saved_and_loaded_it_gives_the_same(pipe, tmp_path):
     again = CTDiffusion.from_pretrained(folder)
     for mode in MODES:
         assert np.array_equal(apply(pipe, hu, mode=mode), apply(again, hu, mode=mode)), mode
-    assert again.gate == pipe.gate and again.recipe == pipe.recipe
+    assert again.gate == pipe.gate
+    assert again.recipe == pipe.recipe
 
     (folder / "practical.safetensors").write_bytes(b"broken")
     with pytest.raises(DataError, match="is not the file"):

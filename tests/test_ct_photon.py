@@ -35,7 +35,9 @@ def test_a_detector_keeps_its_hot_pixels_and_an_image_its_counts():
     assert np.array_equal(few.counts[0], many.counts[0])
     assert np.array_equal(few.hot, photon_images(scenes, 32.0, seed=5).hot)
     assert not np.array_equal(few.hot, hot_pixels((32, 32), 0.2, seed=6))
-    assert scenes.min() >= 0 and scenes.max() <= 1 and scenes.std() > 0.05
+    assert scenes.min() >= 0
+    assert scenes.max() <= 1
+    assert scenes.std() > 0.05
 
 
 @pytest.mark.parametrize("rate", [2.0, 5.0, 30.0])
@@ -68,7 +70,8 @@ def test_hot_pixels_take_their_neighbours_median():
 def test_an_image_is_the_same_alone_and_in_a_batch(pipe, mode):
     counts = photon_images(photon_scenes(3, 32, seed=9), 2.0, seed=9).counts
     together = pipe.apply(counts, 2.0, mode=mode)
-    assert together.shape == counts.shape and together.dtype == np.float32
+    assert together.shape == counts.shape
+    assert together.dtype == np.float32
     assert np.array_equal(pipe.apply(counts[1:2], 2.0, mode=mode)[0], together[1])
     assert np.array_equal(pipe.apply(counts[::-1], 2.0, mode=mode)[::-1], together)
 
@@ -76,7 +79,8 @@ def test_an_image_is_the_same_alone_and_in_a_batch(pipe, mode):
 def test_draws_differ_by_their_number_alone(pipe):
     counts = photon_images(photon_scenes(1, 32, seed=9), 8.0, seed=9).counts
     one, same, other = (pipe.apply(counts, 8.0, sample_number=n) for n in (0, 0, 1))
-    assert np.array_equal(one, same) and not np.allclose(one, other, atol=1e-3)
+    assert np.array_equal(one, same)
+    assert not np.allclose(one, other, atol=1e-3)
 
 
 def test_what_is_refused(pipe):

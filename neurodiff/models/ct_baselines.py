@@ -7,6 +7,8 @@ pixels to pixels with skips; as the generator of a pix2pix it is trained against
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -55,7 +57,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         widths = [2, filters, 2 * filters, 4 * filters]
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 

@@ -7,6 +7,7 @@ condition: the logarithms of rows' and columns' millimetres go with the time int
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +54,10 @@ class CTLatentUNet(nn.Module):
             nn.ModuleList(_Block(w, w, told) for _ in range(size.blocks)) for w in wide
         )
         self.lower = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(wide[:-1], wide[1:], strict=True)
+            nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(wide)
         )
         self.raise_ = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(wide[:-1], wide[1:], strict=True)
+            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in itertools.pairwise(wide)
         )
         self.up = nn.ModuleList(
             nn.ModuleList(_Block(2 * w if k == 0 else w, w, told) for k in range(size.blocks))

@@ -23,23 +23,30 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from neurodiff.bridges.ct_filter import RadialFilter, bin_edges, cross_spectra, filter_from_spectra
+from neurodiff.bridges.ct_filter import RadialFilter
 from neurodiff.core import config
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.core.radial_gain import apply_gain, check_slices, check_spacing
+from neurodiff.core.radial_gain import check_slices, check_spacing
 from neurodiff.core.seeds import item_seed, torch_generator
 from neurodiff.diffusion.grids import karras, trailing
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.sampling import NetworkDenoiser, sample
 from neurodiff.diffusion.solvers import DDIM, Ancestral
 from neurodiff.pipelines.ct_diffusion_settings import CTDiffusionRecipe
-from neurodiff.pipelines.ct_diffusion_training import build, fit_network, path_of
+from neurodiff.pipelines.ct_diffusion_training import (
+    build,
+    digest_of,
+    fit_linear,
+    fit_network,
+    path_of,
+)
 from neurodiff.pipelines.ct_gate import round_trip_agreement
 from neurodiff.pipelines.ct_patches import (
     HALF_RANGE,
     SlicePairs,
     in_patches,
+    locked,
     padded,
     scaled,
     training_slices,
@@ -107,7 +114,7 @@ class CTDiffusion:
                 f"{count} slice pairs are too few to train on; give at least 2 slices in both "
                 "kernels"
             )
-        self.filter = _fit_linear(scans)
+        self.filter = fit_linear(scans)
         slices = training_slices(scans, self._linear, self.recipe.patches)
         sides = [side for one in slices for side in one.spacing]
         self.spacing_range = (float(min(sides)), float(max(sides)))
@@ -117,7 +124,7 @@ class CTDiffusion:
             )
             self.networks = build(self.recipe)
         stages = Stages(run, progress)
-        inputs = [_digest(scans)]
+        inputs = [digest_of(scans)]
         for name in self.networks:
             done = self._stage(stages, name, slices, inputs, seed, progress)
             if name == "autoencoder":
@@ -172,7 +179,7 @@ class CTDiffusion:
         if mode != "linear":
             for k in range(len(hu)):
                 made[k] = self._one(hu[k], filtered[k], spacing, mode, seed, scan)
-            made = self._locked(hu, made, spacing, padding)
+            made = locked(hu, made, spacing, padding, self.recipe.lock)
         change = [float(np.mean(m - h, dtype=np.float64)) for m, h in zip(made, hu, strict=True)]
         report = {
             "mode": mode,
@@ -296,23 +303,6 @@ class CTDiffusion:
         assert self.filter is not None  # public doors check
         return self.filter.apply(hu, spacing, padding)
 
-    def _locked(
-        self, hu: np.ndarray, made: np.ndarray, spacing: tuple[float, float], padding: Any
-    ) -> np.ndarray:
-        """The slow part and the mean of the input, the rest of ``made``, padding restored."""
-        lock = self.recipe.lock
-        if padding is not None:
-            made = np.where(padding, hu, made)
-        if lock > 0:
-            frequency, gain = np.array([0, lock, 1.2 * lock]), np.array([1.0, 1.0, 0.0])
-            made = made + apply_gain(hu - made, spacing, frequency, gain, padding=padding)
-        measured = np.ones(hu.shape, bool) if padding is None else ~np.asarray(padding)
-        for k in range(len(hu)):
-            if measured[k].any():
-                gap = np.mean((hu[k] - made[k])[measured[k]], dtype=np.float64)
-                made[k][measured[k]] += np.float32(gap)
-        return made.astype(np.float32)
-
     def _stage(
         self,
         stages: Stages,
@@ -406,24 +396,3 @@ class CTDiffusion:
         if mode in _INVENTED:
             warnings.append("texture is drawn, not measured: no diagnosis should rest on it")
         return warnings
-
-
-def _fit_linear(scans: Sequence[SlicePairs]) -> RadialFilter:
-    edges = bin_edges([scan.spacing for scan in scans])
-    spectra = [
-        cross_spectra(scan.source, scan.target, scan.spacing, edges=edges, padding=scan.padding)
-        for scan in scans
-    ]
-    total = spectra[0]
-    for more in spectra[1:]:
-        total = total + more
-    return filter_from_spectra(total)
-
-
-def _digest(scans: Sequence[SlicePairs]) -> str:
-    whole = hashlib.sha256()
-    for scan in scans:
-        for array in (scan.source, scan.target):
-            whole.update(np.ascontiguousarray(array).tobytes())
-        whole.update(repr((scan.source.shape, scan.spacing)).encode())
-    return whole.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from neurodiff.bridges.ct_filter import RadialFilter, bin_edges, cross_spectra, filter_from_spectra
 from neurodiff.core.training import TrainingSettings, train
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.objective import Objective
@@ -19,7 +21,7 @@ from neurodiff.models.ct_autoencoder import CTAutoencoder
 from neurodiff.models.ct_baselines import AdversarialPair, OneStep, PixelUNet, adversarial_terms
 from neurodiff.models.ct_latent_unet import CTLatentUNet
 from neurodiff.pipelines.ct_diffusion_settings import CTDiffusionRecipe, DiffusionSettings
-from neurodiff.pipelines.ct_patches import HALF_RANGE, TrainingSlice, draw_patches
+from neurodiff.pipelines.ct_patches import HALF_RANGE, SlicePairs, TrainingSlice, draw_patches
 
 _UNIT = HALF_RANGE / 100  # losses of pixels count in 100 HU
 
@@ -120,3 +122,26 @@ def measure_latents(
     coder.normalise(torch.cat([target, filtered]))
     gap = coder.encode(target) - coder.encode(filtered)
     residual_scale.copy_(gap.square().mean((0, 2, 3)).sqrt().clamp_min(1e-4))
+
+
+def fit_linear(scans: Sequence[SlicePairs]) -> RadialFilter:
+    """The radial filter of all scans together."""
+    edges = bin_edges([scan.spacing for scan in scans])
+    spectra = [
+        cross_spectra(scan.source, scan.target, scan.spacing, edges=edges, padding=scan.padding)
+        for scan in scans
+    ]
+    total = spectra[0]
+    for more in spectra[1:]:
+        total = total + more
+    return filter_from_spectra(total)
+
+
+def digest_of(scans: Sequence[SlicePairs]) -> str:
+    """Hash of what a model is fitted to."""
+    whole = hashlib.sha256()
+    for scan in scans:
+        for array in (scan.source, scan.target, scan.padding):
+            whole.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        whole.update(repr((scan.source.shape, scan.spacing)).encode())
+    return whole.hexdigest()

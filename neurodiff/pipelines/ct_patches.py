@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurodiff.core.errors import DataError
-from neurodiff.core.radial_gain import check_slices, check_spacing
+from neurodiff.core.radial_gain import apply_gain, check_slices, check_spacing
 from neurodiff.pipelines.ct_diffusion_settings import HIGHEST, LOWEST, PatchSettings
 
 #: HU that a difference of 1 in scaled values stands for
@@ -180,6 +180,30 @@ def padded(image: np.ndarray, multiple: int = 16) -> np.ndarray:
     """(rows, columns) mirrored at the lower and right edges up to a multiple."""
     widths = [(0, -side % multiple) for side in image.shape]
     return np.pad(image, widths, mode="symmetric") if any(w[1] for w in widths) else image
+
+
+def locked(
+    hu: np.ndarray,
+    made: np.ndarray,
+    spacing: tuple[float, float],
+    padding: Any = None,
+    below: Any = 0.5,
+) -> np.ndarray:
+    """``made`` with the band below ``below`` lp/cm and each slice's mean of ``hu``.
+
+    Padding is that of ``hu``; 0 leaves the band and keeps the mean alone.
+    """
+    if padding is not None:
+        made = np.where(padding, hu, made)
+    if below > 0:
+        frequency, gain = np.array([0, below, 1.2 * below]), np.array([1.0, 1.0, 0.0])
+        made = made + apply_gain(hu - made, spacing, frequency, gain, padding=padding)
+    made = np.array(made, dtype=np.float32)
+    measured = np.ones(hu.shape, bool) if padding is None else ~np.asarray(padding)
+    for one, kept, use in zip(made, hu, measured, strict=True):
+        if use.any():
+            one[use] += np.float32(np.mean((kept - one)[use], dtype=np.float64))
+    return made
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:
