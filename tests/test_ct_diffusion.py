@@ -76,7 +76,7 @@ def test_the_bottleneck_is_all_the_decoder_sees():
 
 @pytest.mark.parametrize("bad", [{"factor": 8}, {"channels": 17}, {"channels": 0}, {"width": 0}])
 def test_sizes_that_cannot_be(bad):
-    with pytest.raises(UsageError, match="give|texture|at least"):
+    with pytest.raises(UsageError, match=r"give|texture|at least"):
         CTAutoencoderSize(**bad)
 
 
@@ -275,7 +275,7 @@ def test_arrays_that_are_no_pairs_are_refused():
 
 def test_a_spacing_outside_training_is_refused_or_warned(pipe):
     hu = pairs().source[:1]
-    with pytest.raises(DataError, match="outside the 0.7 to"):
+    with pytest.raises(DataError, match=r"outside the 0\.7 to"):
         pipe.apply(hu, (0.4, 0.4), despite_gate=True)
     done = pipe.apply(hu, (0.4, 0.4), despite_gate=True, extrapolate=True)
     assert any("outside" in said for said in done.report["warnings"])
