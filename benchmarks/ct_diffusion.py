@@ -89,8 +89,8 @@ def compare(direction: str, source: Any, target: Any, soft: Any, options: Any) -
     wanted = texture_features(truth, places, 32, spacing)
     print(
         f"\n{direction}: {source.facts.kernel} -> {target.facts.kernel}, fitted on "
-        f"{'simulated chests' if options.train == 'simulated' else f'slice {learned}'}, tested on slice {test}, {len(places)} regions, seed {options.seed}, gate "
-        f"{pipe.gate}"
+        f"{'simulated chests' if options.train == 'simulated' else f'slice {learned}'}, tested on "
+        f"slice {test}, {len(places)} regions, seed {options.seed}, gate {pipe.gate}"
     )
     for part in pipe.gates:
         print(
