@@ -106,15 +106,17 @@ def test_files_that_cannot_be_used(tmp_path):
     (tmp_path / "text.nii").write_text("no image")
     (tmp_path / "empty.nii").write_bytes(b"")
     (tmp_path / "scan.nrrd").write_text("NRRD0004")
+    (tmp_path / "scan.xyz").write_text("what is this")
     with gzip.open(tmp_path / "short.nii.gz", "wb") as file:
         file.write(gzip.decompress(whole)[:1000])
     for name, said in [("cut.nii.gz", "damaged"), ("text.nii", "damaged"), ("empty.nii", "0 bytes"),
-                       ("short.nii.gz", "damaged"), ("scan.nrrd", "dcm2niix")]:  # fmt: skip
+                       ("short.nii.gz", "damaged"), ("scan.nrrd", "not begin"),
+                       ("scan.xyz", "not of a kind")]:  # fmt: skip
         with pytest.raises(DataError, match=said):
             Volume.open(tmp_path / name)
     with pytest.raises(MissingDataError, match="does not exist"):
         Volume.open(tmp_path / "none.nii")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="no CT slice"):
         Volume.open(tmp_path)
     colours = np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(DataError, match="colours"):

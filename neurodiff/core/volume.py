@@ -75,8 +75,9 @@ class Volume:
 
         Parameters
         ----------
-        path : NIfTI (``.nii``, ``.nii.gz``, or a pair), Analyze (``.hdr`` and ``.img``) or MGH.
-        unit : of a value; the formats do not say it.
+        path : NIfTI (``.nii``, ``.nii.gz``, or a pair), Analyze (``.hdr`` and ``.img``), MGH, NRRD,
+            or a CT series: a ``.dcm`` file or the folder of the slices.
+        unit : of a value; the formats do not say it (a CT series is in HU).
         channels : take the volumes of a 4D file as channels, instead of refusing it.
 
         Raises
@@ -241,13 +242,21 @@ def reader_of(path: Path) -> Callable[[Path, str, bool], Volume]:
     kinds = FOLDER_READERS if path.is_dir() else FILE_READERS
     for ending, reader in kinds.items():
         if path.name.lower().endswith(ending):
-            return reader
+            return reader if callable(reader) else _named(reader)
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file: {', '.join(FILE_READERS)}")
     raise DataError(
         f"{path} is not of a kind that is read ({', '.join(FILE_READERS)}); convert it to NIfTI, "
-        "for example DICOM by dcm2niix"
+        "or give the folder where it is a DICOM series"
     )
+
+
+def _named(place: str) -> Callable[[Path, str, bool], Volume]:
+    """The reader behind ``"module:function"``, loaded when a file asks for it."""
+    from importlib import import_module
+
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def read_nibabel(path: Path, unit: str = "a.u.", channels: bool = False) -> Volume:
@@ -278,12 +287,17 @@ def read_nibabel(path: Path, unit: str = "a.u.", channels: bool = False) -> Volu
         raise DataError(f"{path} is damaged or no image ({first[:160]}); copy it again") from None
 
 
-FILE_READERS: dict[str, Callable[[Path, str, bool], Volume]] = {
-    ending: read_nibabel for ending in (".nii.gz", ".nii", ".img", ".hdr", ".mgz", ".mgh")
-}
-"""Ending of a file's name -> reader. Another format (NRRD) is one more line."""
+Reader = Callable[[Path, str, bool], Volume]
 
-FOLDER_READERS: dict[str, Callable[[Path, str, bool], Volume]] = {}
+FILE_READERS: dict[str, Reader | str] = {
+    **{ending: read_nibabel for ending in (".nii.gz", ".nii", ".img", ".hdr", ".mgz", ".mgh")},
+    ".nrrd": "neurodiff.datasets.nrrd:read_nrrd_volume",
+    ".dcm": "neurodiff.datasets.ct_series:read_ct_volume",
+}
+"""Ending of a file's name -> reader, or its place as ``"module:function"``: readers of formats that
+need a library of their own live in `neurodiff.datasets` and are loaded on first use."""
+
+FOLDER_READERS: dict[str, Reader | str] = {"": "neurodiff.datasets.ct_series:read_ct_volume"}
 """Ending of a folder's name -> reader; ``""`` is any folder (a DICOM series)."""
 
 

@@ -19,6 +19,7 @@ from neurodiff.datasets.algonauts2023 import Algonauts2023
 from neurodiff.datasets.brain_diffuser_check import check_prepared_npy
 from neurodiff.datasets.brain_diffuser_files import open_prepared_npy
 from neurodiff.datasets.brain_mri import check_brain_mri, open_brain_mri
+from neurodiff.datasets.ct import check_ct, open_ct
 from neurodiff.datasets.findings import Finding, as_table
 from neurodiff.datasets.fmri_objaverse import FMRIObjaverse
 from neurodiff.datasets.fmri_shape import FMRIShape
@@ -60,6 +61,7 @@ OPENERS: dict[str, Callable[..., tuple[Recording, Stimuli] | Cohort]] = {
     "simulated_objects": open_simulated,
     "simulated_scenes": open_simulated_scenes,
     "brain_mri": open_brain_mri,
+    "ct": open_ct,
     "simulated_brains": open_simulated_brains,
 }
 CHECKERS: dict[str, Callable[..., list[Finding]]] = {
@@ -78,10 +80,12 @@ CHECKERS: dict[str, Callable[..., list[Finding]]] = {
     "simulated_objects": check_simulated,
     "simulated_scenes": check_simulated_scenes,
     "brain_mri": check_brain_mri,
+    "ct": check_ct,
     "simulated_brains": check_simulated_brains,
 }
 MADE_FROM_A_SEED = ("simulated_objects", "simulated_scenes", "simulated_brains")  # need no folder
-VOLUMES = ("brain_mri", "simulated_brains")  # readers whose data set is a Cohort
+NOT_CARDS = ("template", "ct_kernels")
+VOLUMES = ("brain_mri", "ct", "simulated_brains")  # readers whose data set is a Cohort
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ class Card:
 
 @overload
 def open_dataset(
-    name: Literal["brain_mri", "simulated_brains"],
+    name: Literal["brain_mri", "ct", "simulated_brains"],
     root: str | Path | None = None,
     subject: int | str | None = None,
     **options: Any,
@@ -132,14 +136,16 @@ def open_dataset(
     name : ``"fmri_shape"``, ``"fmri_shape_glmsingle"``, ``"fmri_objaverse"``, ``"haxby2001"``,
         ``"nsd"``, ``"nsd_imagery"``, ``"nsd_synthetic"``, ``"brain_diffuser_npy"``,
         ``"algonauts2023"``, ``"god"``, ``"csv"``, ``"prepared"``, ``"simulated_objects"``,
-        ``"simulated_scenes"``, ``"brain_mri"``, ``"simulated_brains"``, a card's name or path.
+        ``"simulated_scenes"``, ``"brain_mri"``, ``"ct"``, ``"simulated_brains"``, a card's name or
+        path.
     root : folder of the data; may be left out where the card states one, or nothing is on disk.
     subject : which subject; None is subject 1, and with ``"csv"``, ``"prepared"`` and cohorts every
         subject.
     options : of the reader: see `FMRIShape.open`, `GLMsingleShape.open`, `FMRIObjaverse.open`,
         `Haxby2001.open`, `NSD.open`, `NSDImagery.open`, `NSDSynthetic.open`,
         `open_prepared_npy`, `Algonauts2023.open`, `GOD.open`, `open_manifest`, `open_prepared`,
-        `open_simulated`, `open_simulated_scenes`, `open_brain_mri` and `open_simulated_brains`.
+        `open_simulated`, `open_simulated_scenes`, `open_brain_mri`, `open_ct` and
+        `open_simulated_brains`.
 
     Returns
     -------
@@ -189,7 +195,11 @@ def check_dataset(
     UsageError : unknown name, or no root.
     """
     reader, folder, settings = resolve(name, root, options)
-    if reader not in ("csv", "brain_mri"):  # other readers' options do not change what is needed
+    if reader not in (
+        "csv",
+        "brain_mri",
+        "ct",
+    ):  # other readers' options do not change what is needed
         settings = {}
     return as_table(CHECKERS[reader](folder, subject=subject, **settings))
 
@@ -253,7 +263,7 @@ def find_cards() -> list[str]:
         folder = find_shared("datasets", "fmri_shape").parent
     except UsageError:
         return []
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "template")
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem not in NOT_CARDS)
 
 
 def _check_options(name: str, opener: Callable[..., Any], settings: dict[str, Any]) -> None:
