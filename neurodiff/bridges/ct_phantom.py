@@ -1,0 +1,406 @@
+"""Kernel filters from phantom scans: transfer functions of rods, noise spectra of uniform regions.
+
+A kernel change from the same raw data passes signal and noise through one filter H, so two phantom
+scans that need not be pairs give it twice: H = MTF_target / MTF_source from a rod's edge, and
+H = sqrt(NPS_target / NPS_source) from uniform material at equal dose. Both scans have to come from
+scanner settings that differ in the kernel alone. A kernel is never guessed from its noise: the
+user names both scans.
+
+References
+----------
+Samei et al. 2019, AAPM Task Group 233, for the circular-edge MTF; Solomon and Samei 2012 and ICRU
+report 87 for noise spectra. Measured fact behind the second ratio: on the Toshiba FC51/FC13 pair
+sqrt(|T|^2/|S|^2) equals the fitted H within 1 to 2 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neurodiff.bridges.ct_filter import LOCKED, RadialFilter
+from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.radial_gain import check_slices, check_spacing, radial_frequency
+
+#: a ratio of transfer functions stops where the source's falls below this
+FLOOR = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transfer:
+    """A modulation transfer function: ``frequency`` (bins,) lp/cm from 0 and ``value`` there."""
+
+    frequency: np.ndarray
+    value: np.ndarray
+
+    def at(self, frequency: Any) -> np.ndarray:
+        """Value at frequencies, lp/cm; the last value beyond the range."""
+        return np.asarray(np.interp(frequency, self.frequency, self.value))
+
+    def falls_to(self, level: float) -> float:
+        """First frequency, lp/cm, at which the curve is at ``level``; infinity where it never is.
+
+        ``falls_to(0.5)`` and ``falls_to(0.1)`` are the usual figures of a kernel.
+        """
+        below = np.flatnonzero(self.value <= level)
+        if not len(below):
+            return float("inf")
+        first = int(below[0])
+        if first == 0:
+            return float(self.frequency[0])
+        (a, b), (va, vb) = self.frequency[first - 1 : first + 1], self.value[first - 1 : first + 1]
+        return float(a + (b - a) * (va - level) / (va - vb))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NoiseSpectrum:
+    """Noise power over radial frequency.
+
+    Attributes
+    ----------
+    frequency : (bins,) lp/cm.
+    power : (bins,) HU^2 mm^2; its integral over the plane is the variance.
+    count : (bins,) coefficients in each ring, which are fewer in the corners of the plane.
+    reach : Nyquist frequency of the coarser axis, lp/cm: rings up to it are whole.
+    variance : HU^2, measured on the same regions after the trend was taken off.
+    regions : how many regions were averaged.
+    """
+
+    frequency: np.ndarray
+    power: np.ndarray
+    count: np.ndarray
+    reach: float
+    variance: float
+    regions: int
+
+    def filtered_sd(self, gain: RadialFilter) -> float:
+        """SD, HU, of this noise behind a filter: root of the sum of ``power * gain^2``."""
+        ring = self.power * self.count
+        share = (ring * gain.at(self.frequency) ** 2).sum() / ring.sum()
+        return float(np.sqrt(self.variance * share))
+
+
+def rod_transfer(
+    hu: Any,
+    centre: tuple[float, float],
+    radius_mm: float,
+    spacing: tuple[float, float],
+    *,
+    bins: int = 64,
+) -> Transfer:
+    """Transfer function from the edge of a round rod.
+
+    The profile over the distance from the rod's centre, finer than a pixel because the distances
+    fall everywhere, is differentiated and transformed. Slices are averaged first.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns), HU; the rod stands across the slices.
+    centre : (row, column) of the rod, pixels; refined by the centre of its contrast.
+    radius_mm : of the rod; the blur has to be well below it.
+    spacing : (row_mm, column_mm).
+    bins : of the result, up to the frequency of half a pixel's diagonal.
+
+    Raises
+    ------
+    DataError : the surroundings of the rod leave the image, or it has no contrast.
+    """
+    image = check_slices(hu).mean(axis=0, dtype=np.float64)
+    row_mm, column_mm = check_spacing(spacing)
+    if not radius_mm > 2 * max(row_mm, column_mm):
+        raise UsageError(f"a radius of {radius_mm:g} mm is below two pixels; measure a larger rod")
+    reach = 1.7 * radius_mm
+    for _ in range(3):  # the centre of contrast moves the window, which moves the centre
+        rows, columns = (np.arange(size) - at for size, at in zip(image.shape, centre, strict=True))
+        distance = np.hypot(rows[:, None] * row_mm, columns[None] * column_mm)
+        edges = [centre[0] * row_mm, (image.shape[0] - 1 - centre[0]) * row_mm]
+        edges += [centre[1] * column_mm, (image.shape[1] - 1 - centre[1]) * column_mm]
+        if min(edges) < reach:
+            raise DataError(
+                f"a rod of {radius_mm:g} mm at pixel ({centre[0]:.0f}, {centre[1]:.0f}) needs "
+                f"{reach:.1f} mm of image around its centre; there are {min(edges):.1f}"
+            )
+        near = distance <= reach
+        outside = np.median(image[(distance > 1.4 * radius_mm) & near])
+        contrast = np.where(near, image - outside, 0)
+        total = contrast.sum()
+        core = image[distance < 0.5 * radius_mm]
+        if abs(core.mean() - outside) <= 4 * core.std() / np.sqrt(len(core)) + 1e-9:
+            raise DataError(
+                f"the rod at pixel ({centre[0]:.0f}, {centre[1]:.0f}) does not stand out from its "
+                "surroundings; check the centre or take more slices"
+            )
+        centre = tuple(
+            float((contrast * np.arange(size)[line]).sum() / total)
+            for size, line in zip(image.shape, (np.s_[:, None], np.s_[None, :]), strict=True)
+        )
+    # the edge lies where it lies in each direction: a rod that leans is oval, and an oval rod read
+    # as a circle would look blurred
+    angle = np.arctan2(
+        (np.arange(image.shape[0]) - centre[0])[:, None] * row_mm,
+        (np.arange(image.shape[1]) - centre[1])[None] * column_mm,
+    )
+    beside = distance - _edge_radius(image, centre, radius_mm, (row_mm, column_mm), angle)
+    step = min(row_mm, column_mm) / 5
+    at = np.arange(-0.65 * radius_mm, 0.65 * radius_mm, step)
+    edge = _profile(beside[near], image[near], at, step)
+    line = np.gradient(edge, step)
+    # a window about the edge keeps the noise of the plateaus out of the transform
+    line = line * np.cos(np.clip(at / (0.65 * radius_mm), -1, 1) * np.pi / 2) ** 2
+    highest = 5 / min(row_mm, column_mm)
+    f = np.linspace(0, highest, bins)
+    value = np.abs(np.exp(-2j * np.pi * f[:, None] * at / 10) @ line)
+    # undo the bins' box and the two-point difference, both of known transfer
+    known = np.sinc(f * step / 10) * np.sinc(2 * f * step / 10)
+    return Transfer(frequency=f, value=value / value[0] / known)
+
+
+def noise_spectrum(
+    hu: Any,
+    regions: list[tuple[int, int]],
+    spacing: tuple[float, float],
+    *,
+    size: int = 32,
+    bins: int = 24,
+) -> NoiseSpectrum:
+    """Noise power of uniform squares: trend taken off, averaged over squares, slices and angle.
+
+    Parameters
+    ----------
+    hu : (slices, rows, columns), HU.
+    regions : (row, column) of the upper left corner of each square, the same in every slice.
+    spacing : (row_mm, column_mm).
+    size : pixels a side of a square.
+    bins : rings up to the Nyquist frequency of the coarser axis; as wide ones follow to the corner.
+
+    Raises
+    ------
+    DataError : no square, one that leaves the image, or squares without noise.
+    """
+    hu = check_slices(hu)
+    row_mm, column_mm = check_spacing(spacing)
+    if not regions or size < 8:
+        raise DataError(f"{len(regions)} regions of {size} pixels; give at least one of 8 or more")
+    for row, column in regions:
+        if min(row, column) < 0 or row + size > hu.shape[1] or column + size > hu.shape[2]:
+            raise DataError(
+                f"the square of {size} pixels at ({row}, {column}) leaves the slice of "
+                f"{hu.shape[1]} x {hu.shape[2]}"
+            )
+    squares = np.stack([hu[:, r : r + size, c : c + size] for r, c in regions], axis=1)
+    squares = squares.reshape(-1, size * size).astype(np.float64)
+    squares = squares - squares @ _trend(size)
+    variance = float((squares**2).sum() / (len(squares) * (size * size - 6)))
+    if not variance > 0:
+        raise DataError("the regions hold no noise at all; they are not from a scanner")
+    # a sharp kernel has a hundred times more power at 5 lp/cm than at 1; the window keeps it there
+    window = np.multiply.outer(np.hanning(size + 2)[1:-1], np.hanning(size + 2)[1:-1])
+    power = np.abs(np.fft.fft2(squares.reshape(-1, size, size) * window)) ** 2
+    power = power.mean(axis=0) * row_mm * column_mm / (window**2).sum()
+    radius = radial_frequency((size, size), (row_mm, column_mm), half=False)
+    reach = 5 / max(row_mm, column_mm)
+    inside = radius > 0  # the mean was taken off
+    ring = (radius[inside] * bins / (reach * (1 + 1e-9))).astype(int)
+    count = np.bincount(ring)
+    filled = count > 0
+    mean_of = [
+        np.bincount(ring, weights=values[inside])[filled] / count[filled]
+        for values in (radius, power)
+    ]
+    return NoiseSpectrum(
+        frequency=mean_of[0],
+        power=mean_of[1],
+        count=count[filled],
+        reach=reach,
+        variance=variance,
+        regions=len(squares),
+    )
+
+
+def filter_from_transfer(
+    source: Transfer, target: Transfer, *, floor: float = FLOOR, lock: float = LOCKED
+) -> RadialFilter:
+    """MTF_target / MTF_source, as far as the source's is at ``floor`` or above.
+
+    Beyond it the ratio is unknown: a softening filter keeps its last value, a sharpening one goes
+    back to 1 there, so that nothing is amplified which was not measured. Coherence is 0 there.
+    """
+    if not 0 < floor < 1:
+        raise UsageError(f"the floor is {floor:g}; give a share between 0 and 1, such as {FLOOR}")
+    reach = min(source.falls_to(floor), source.frequency[-1], target.frequency[-1])
+    inner = source.frequency[source.frequency <= reach]
+    if len(inner) < 3:
+        raise DataError(
+            f"the source's transfer function is below {floor:g} from {reach:.1f} lp/cm on; nothing "
+            "can be fitted to it"
+        )
+    gain = np.maximum(target.at(inner), 0) / source.at(inner)
+    beyond = [inner[-1] * 1.1, max(inner[-1] * 1.2, source.frequency[-1])]
+    last = min(float(gain[-1]), 1.0)
+    f = np.concatenate([inner, beyond])
+    coherence = np.concatenate([np.full(len(inner), np.nan), [0.0, 0.0]])
+    found = RadialFilter(
+        frequency=f,
+        gain=np.concatenate([gain, [last, last]]),
+        coherence=coherence,
+        error=np.full(len(f), np.nan),
+        source=f"ratio of rods' transfer functions up to {reach:.1f} lp/cm",
+    )
+    return found.locked(lock)
+
+
+def filter_from_noise(
+    source: NoiseSpectrum, target: NoiseSpectrum, *, lock: float = LOCKED
+) -> RadialFilter:
+    """sqrt(NPS_target / NPS_source): valid for one dose, one thickness and linear kernels.
+
+    The lowest frequencies, where a filtered back-projection has no noise to measure, are taken from
+    a smooth curve through the others that is 1 at 0.
+    """
+    reach = min(source.reach, target.reach)
+    f = source.frequency[source.frequency <= reach * (1 + 1e-9)]
+    below = np.interp(f, source.frequency, source.power)
+    above = np.interp(f, target.frequency, target.power)
+    used = below > 1e-6 * below.max()
+    if used.sum() < 3:
+        raise DataError("the source's noise lies in fewer than three bins; measure more regions")
+    logs = 0.5 * np.log(np.maximum(above[used] / below[used], 1e-8))
+    # H is 1 at 0 and smooth over line pairs: powers of f through the rings, each with the weight of
+    # its coefficients. Rings near 0 have the least, and structure of the phantom in them.
+    share = f[used] / reach
+    order = min(6, 1 + int(used.sum()) // 2)
+    basis = np.stack([share**k for k in range(2, order + 1)], axis=1)
+    weight = np.sqrt(share)[:, None]
+    powers, *_ = np.linalg.lstsq(basis * weight, logs * weight[:, 0], rcond=None)
+    gain = np.exp(basis @ powers)
+    squares = min(source.regions, target.regions)
+    found = RadialFilter.from_gain(
+        np.concatenate([[0.0], f[used]]),
+        np.concatenate([[1.0], gain]),
+        source=f"root of the ratio of noise spectra of {squares} regions",
+    )
+    return found.locked(lock)
+
+
+def match_noise(shape: RadialFilter, source: NoiseSpectrum, target_sd: float) -> RadialFilter:
+    """The power of a filter's gain behind which the source's noise has the SD ``target_sd``.
+
+    One number of the target kernel (its noise in uniform material at the same dose) fixes the
+    strength of a filter whose shape comes from elsewhere: an approximation, for lack of a pair.
+
+    Parameters
+    ----------
+    shape : a filter whose gain is raised to a power between 0 and 4.
+    source : noise spectrum of the source kernel.
+    target_sd : HU.
+
+    Raises
+    ------
+    DataError : no power in that range gives this SD.
+    """
+    from scipy.optimize import brentq
+
+    def raised(power: float) -> RadialFilter:
+        gain = np.maximum(shape.gain, 1e-6) ** power
+        return RadialFilter.from_gain(shape.frequency, gain)
+
+    def excess(power: float) -> float:
+        return source.filtered_sd(raised(power)) - target_sd
+
+    ends = [excess(0.0), excess(4.0)]
+    if not target_sd > 0 or ends[0] * ends[1] > 0:
+        raise DataError(
+            f"noise of {np.sqrt(source.variance):.1f} HU cannot be brought to {target_sd:g} HU by "
+            f"this filter (it reaches {ends[1] + target_sd:.1f} HU); take another shape"
+        )
+    power = float(brentq(excess, 0.0, 4.0, xtol=1e-6))
+    found = raised(power)
+    source_text = f"({shape.source}) to the power {power:.3f}, for a noise of {target_sd:g} HU"
+    return RadialFilter.from_gain(found.frequency, found.gain, source=source_text).locked()
+
+
+def uniform_regions(hu: Any, *, size: int = 32, count: int = 8) -> list[tuple[int, int]]:
+    """Corners of the ``count`` most uniform squares of water-like material, apart from each other.
+
+    Squares whose mean lies within -200 and 200 HU in every slice, in ascending order of the SD of
+    the means of blocks of 8 pixels: structure, and hardly the noise, whose least values would
+    otherwise be chosen. DataError where there is none.
+    """
+    hu = check_slices(hu)
+    if size < 16 or size % 8:
+        raise UsageError(f"squares of {size} pixels; give a multiple of 8 from 16 on")
+    rows, columns = (length // 8 for length in hu.shape[1:])
+    blocks = hu[:, : rows * 8, : columns * 8].reshape(len(hu), rows, 8, columns, 8).mean((2, 4))
+    side = size // 8
+    found = []
+    for row in range(rows - side + 1):
+        for column in range(columns - side + 1):
+            square = blocks[:, row : row + side, column : column + side]
+            if np.abs(square.mean(axis=(1, 2))).max() <= 200:
+                found.append((float(square.std(axis=(1, 2)).mean()), row * 8, column * 8))
+    kept: list[tuple[int, int]] = []
+    for _, row, column in sorted(found):
+        if all(abs(row - r) >= size or abs(column - c) >= size for r, c in kept):
+            kept.append((row, column))
+        if len(kept) == count:
+            break
+    if not kept:
+        raise DataError(
+            f"no square of {size} pixels with a mean between -200 and 200 HU; give the regions"
+        )
+    return kept
+
+
+def _edge_radius(
+    image: np.ndarray,
+    centre: tuple[float, float],
+    radius_mm: float,
+    spacing: tuple[float, float],
+    angle: np.ndarray,
+) -> np.ndarray:
+    """Distance, mm, of the rod's edge from its centre in the directions ``angle`` (any shape).
+
+    Along each of 180 rays the edge is where a step of the same integral lies; a Fourier series of
+    order 4 over the angle, in which the pixels' noise averages out.
+    """
+    from scipy.ndimage import map_coordinates
+
+    low, high = 0.4 * radius_mm, 1.6 * radius_mm
+    rays = np.arange(180) * np.pi / 90
+    radii = np.linspace(low, high, 400)
+    rows = centre[0] + radii[None] * np.sin(rays)[:, None] / spacing[0]
+    columns = centre[1] + radii[None] * np.cos(rays)[:, None] / spacing[1]
+    values = map_coordinates(image, [rows, columns], order=1, mode="nearest")
+    inner, outer = values[:, :80].mean(), values[:, -80:].mean()
+    edges = low + (high - low) * ((values - outer) / (inner - outer)).mean(axis=1)
+
+    def waves(theta: np.ndarray) -> np.ndarray:
+        parts = [np.ones_like(theta)]
+        for order in range(1, 5):
+            parts += [np.cos(order * theta), np.sin(order * theta)]
+        return np.stack(parts, axis=-1)
+
+    weights, *_ = np.linalg.lstsq(waves(rays), edges, rcond=None)
+    return waves(angle) @ weights
+
+
+def _profile(
+    distance: np.ndarray, values: np.ndarray, places: np.ndarray, step: float
+) -> np.ndarray:
+    """Means of values in bins of width ``step`` around ``places``; (places,), gaps filled."""
+    index = np.rint((distance - places[0]) / step).astype(int)
+    kept = (index >= 0) & (index < len(places))
+    count = np.bincount(index[kept], minlength=len(places))
+    total = np.bincount(index[kept], weights=values[kept], minlength=len(places))
+    there = count > 0
+    return np.interp(places, places[there], total[there] / count[there])
+
+
+def _trend(size: int) -> np.ndarray:
+    """Projector (pixels, pixels) onto the planes and paraboloids of a square."""
+    x = np.linspace(-1, 1, size)
+    rows, columns = (part.ravel() for part in np.meshgrid(x, x, indexing="ij"))
+    basis = np.stack([np.ones_like(rows), rows, columns, rows**2, rows * columns, columns**2], 1)
+    return basis @ np.linalg.pinv(basis)
