@@ -1,0 +1,186 @@
+"""The scans of an archive as cases: named by pseudonyms, read one at a time, failures listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neurodiff.core.atomic import write_csv
+from neurodiff.core.errors import MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.datasets.ct_index import failures, index_ct, read_index, series_table
+from neurodiff.datasets.ct_series import CTSeries, read_series
+
+FAILED = ("scan", "step", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One series: its pseudonym, its files, and what its headers say.
+
+    ``stamp`` holds (name, size, time of change) of every file: what a result is known by.
+    """
+
+    scan: str
+    subject: str
+    files: tuple[Path, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[tuple[str, int, int], ...] = ()
+
+    def read(self, missing: str = "error") -> CTSeries:
+        """The slices; errors as `read_series`."""
+        return read_series(self.files, missing=missing)  # type: ignore[arg-type]
+
+    def without_paths(self, reason: str) -> str:
+        """A message that names this case, and no folder or file of the archive."""
+        for number, path in enumerate(self.files, start=1):
+            reason = reason.replace(str(path), f"file {number}")
+            reason = reason.replace(path.name, f"file {number}")
+        for folder in {f for path in self.files for f in list(path.parents)[:3]}:
+            if folder.name:
+                reason = reason.replace(str(folder), self.scan).replace(folder.name, self.scan)
+        return reason
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Archive:
+    """Cases of an archive, their table (index = scan), and the files that are none."""
+
+    cases: tuple[Case, ...]
+    table: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def open_archive(
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    index: str | Path | None = None,
+    key: str | None = None,
+    progress: Progress = SILENT,
+) -> Archive:
+    """The cases of a folder, or of an index that `neurodiff ct index` wrote.
+
+    Parameters
+    ----------
+    source : a folder, or an index (``.parquet``).
+    root : of the files of an index; by default the folder that the index lies in.
+    index : of a folder: where its index is kept, so that pseudonyms stay the same.
+    key : secret of the pseudonyms.
+
+    Raises
+    ------
+    MissingDataError : no such folder or index, or files of the index that are not there.
+    DataError : no CT slice in it.
+    """
+    source = Path(source)
+    if source.suffix == ".parquet":
+        table, _ = read_index(source)
+        base = Path(root) if root is not None else source.parent
+        first = table.loc[table["status"] == "slice", "path"]
+        if len(first) and not (base / first.iloc[0]).exists():
+            raise MissingDataError(
+                f"the files of {source} do not lie in {base}; give the indexed folder as --root"
+            )
+    else:
+        if root is not None:
+            raise UsageError("--root goes with an index; a folder is its own root")
+        base = source.expanduser()
+        table = index_ct(base, index, key=key, progress=progress)
+    scans = series_table(table)
+    sizes = {
+        str(path): (int(size), int(changed))
+        for path, size, changed in zip(table["path"], table["size"], table["mtime_ns"], strict=True)
+    }
+    cases = []
+    for row in scans.to_dict("records"):
+        names = sorted(row["files"])
+        cases.append(
+            Case(
+                scan=str(row["scan"]),
+                subject=str(row["subject"]),
+                files=tuple(base / name for name in names),
+                facts={str(k): v for k, v in row.items() if k not in ("files", "path")},
+                stamp=tuple((name, *sizes[name]) for name in names),
+            )
+        )
+    return Archive(cases=tuple(cases), table=scans.set_index("scan"), left_out=failures(table))
+
+
+def each_case(
+    cases: Sequence[Case],
+    work: Callable[[Case], Any],
+    *,
+    step: str,
+    private: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Do one thing to every case; what fails is listed and the next one is taken.
+
+    Parameters
+    ----------
+    work : its result is kept by scan.
+    private : reasons name no folder or file.
+
+    Returns
+    -------
+    Results by scan, and the failures: columns scan, step, reason.
+    """
+    found: dict[str, Any] = {}
+    failed = []
+    progress.begin(step)
+    for number, case in enumerate(cases, start=1):
+        try:
+            found[case.scan] = work(case)
+        except NeurodiffError as error:
+            reason = case.without_paths(str(error)) if private else str(error)
+            failed.append((case.scan, step, reason))
+            progress.say(f"  {case.scan} failed: {reason}")
+        progress.update(number, len(cases), case.scan)
+    return found, pd.DataFrame(failed, columns=list(FAILED))
+
+
+def write_failed(folder: Path, failed: pd.DataFrame) -> Path | None:
+    """``failed.csv`` of a run, or None and no file where nothing failed."""
+    path = folder / "failed.csv"
+    if not len(failed):
+        path.unlink(missing_ok=True)
+        return None
+    write_csv(path, failed)
+    return path
+
+
+def as_text(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
+    """A table in columns of text; what headers do not say is ``-``."""
+    shown = table if columns is None else table[[c for c in columns if c in table]]
+    if not len(shown):
+        return "(none)"
+    return shown.map(_cell).to_string(index=False, justify="left")
+
+
+def read_key(path: Path | None) -> str | None:
+    """The secret in a file, None where there is no file.
+
+    Raises
+    ------
+    MissingDataError : no such file.
+    UsageError : fewer than 16 characters, which could be guessed.
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist; write a secret of 16 characters into it")
+    key = path.read_text(encoding="utf-8").strip()
+    if len(key) < 16:
+        raise UsageError(f"the secret in {path} has {len(key)} characters; give 16 or more")
+    return key
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
