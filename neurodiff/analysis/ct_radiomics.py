@@ -19,7 +19,6 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_rois import read_rois
-from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.metrics.radiomics import RadiomicsSettings, as_pyradiomics, radiomics
 
 ABOUT = ("scan", "subject", "roi", "vendor", "model", "kernel", "thickness_mm", "voxels")
