@@ -57,7 +57,9 @@ def squares(
     return found
 
 
-def features_of(hu: Mapping[str, np.ndarray], places: Sequence[Square], spacing: tuple[float, float]) -> pd.DataFrame:  # fmt: skip
+def features_of(
+    hu: Mapping[str, np.ndarray], places: Sequence[Square], spacing: tuple[float, float]
+) -> pd.DataFrame:
     """93 features, as pyradiomics names them, of every square."""
     everywhere = np.ones((1, SIDE, SIDE), bool)
     rows = []

@@ -92,7 +92,7 @@ def write_simulated_series(
         if header.kernel is not None:
             one.ConvolutionKernel = header.kernel
         if header.iterative is not None:
-            one.ReconstructionMethod = header.iterative
+            one.SeriesDescription = header.iterative
         one.KVP, one.Exposure = "120", int(header.mas)
         one.SliceThickness = f"{header.thickness_mm:g}"
         one.BodyPartExamined, one.PatientPosition = "CHEST", "HFS"
