@@ -150,7 +150,7 @@ def curve_rows(
     if there:
         every = pd.concat(there)
         # rings of scans with other pixels fall into common steps
-        step = 0.25 if highest <= 4 else 0.5
+        step = max(0.25, round(highest / 7, 2))
         every = every.assign(level=(every["frequency"] / step).round() * step)
         means = every.groupby(["which", "level"], sort=False)["power"].mean().reset_index()
         order = {"before": 0, "after": 1, "reference": 2}

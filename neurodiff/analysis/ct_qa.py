@@ -256,7 +256,8 @@ def _references(given: Sequence[str], scans: set[str]) -> dict[str, Path]:
             raise UsageError(f"--reference {text} is not SCAN=DIR")
         if scan not in scans:
             raise UsageError(
-                f"--reference names {scan}, which is no result; there are {', '.join(sorted(scans))}"
+                f"--reference names {scan}, which is no result; there are "
+                f"{', '.join(sorted(scans))}"
             )
         found[scan] = Path(folder)
     return found
