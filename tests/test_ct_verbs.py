@@ -106,11 +106,12 @@ def test_another_mapping_is_another_result(tmp_path, fitted, archive):
 def test_nothing_of_a_person_gets_out(tmp_path, fitted, archive):
     key = tmp_path / "key"
     key.write_text("a secret that is long enough")
-    broken = write(archive / "SIM-0003 Simulated", scan(3)[0], 3, 1, leave_out=(1,))
+    broken = write(archive / "SIM-0003 Simulated", scan(3, 6)[0], 3, 1, leave_out=(2,))
     assert broken
     out = tmp_path / "out"
     text = ct("apply", archive, out, "--mapping", fitted, "--deidentify", "--key-file", key, code=1)
-    assert "SIM-0" not in text and "Simulated^" not in text
+    assert "SIM-0" not in text
+    assert "Simulated^" not in text
     assert list(out.glob("anon-*"))
     for path in out.rglob("*"):
         assert "SIM-0" not in str(path.relative_to(out))
@@ -118,7 +119,8 @@ def test_nothing_of_a_person_gets_out(tmp_path, fitted, archive):
         for secret in (b"SIM-0", b"Simulated^Person", b"19500101", b"20200101", b"8.498.8."):
             assert secret not in content, path
     failed = pd.read_csv(out / "failed.csv")
-    assert len(failed) == 1 and failed["scan"].iloc[0].startswith("anon-")
+    assert len(failed) == 1
+    assert failed["scan"].iloc[0].startswith("anon-")
     assert "lacks 1 slice" in failed["reason"].iloc[0]
     # names are the same in every run with one secret
     other = tmp_path / "other"
@@ -132,7 +134,9 @@ def test_nothing_of_a_person_gets_out(tmp_path, fitted, archive):
 def test_index_of_an_archive(tmp_path, archive):
     (archive / "notes.txt").write_text("none")
     text = ct("index", archive, "--out", tmp_path / "i.parquet")
-    assert "SHARP" in text and "left out" in text and "13 files: 13 read" in text
+    assert "SHARP" in text
+    assert "left out" in text
+    assert "13 files: 13 read" in text
     assert "0 read, 13 known before" in ct("index", archive, "--out", tmp_path / "i.parquet")
     assert "ends in .parquet" in ct("index", archive, "--out", tmp_path / "i.csv", code=2)
 
@@ -143,7 +147,8 @@ def test_an_index_finds_its_files(tmp_path, fitted, archive):
     assert "--root" in text
     text = ct("apply", tmp_path / "i.parquet", tmp_path / "o", "--mapping", fitted, "--root",
               archive, "--dry-run")  # fmt: skip
-    assert "nothing was applied" in text and not (tmp_path / "o").exists()
+    assert "nothing was applied" in text
+    assert not (tmp_path / "o").exists()
 
 
 # ------------------------------------------------------------------------------- bad input
@@ -164,7 +169,7 @@ def _zero_spacing(root):
 
 def _cut(root):
     for path in write(root, scan(5)[0], 5, 1):
-        path.write_bytes(path.read_bytes()[:1500])
+        path.write_bytes(path.read_bytes()[:600])
 
 
 def _cut_pixels(root):
@@ -188,7 +193,7 @@ def _two_series_as_one(root):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda root: write(root, scan(5)[0], 5, 1, leave_out=(1,)), "lacks 1 slice"),
+        (lambda root: write(root, scan(5, 6)[0], 5, 1, leave_out=(2,)), "lacks 1 slice"),
         (lambda root: write(root, scan(5)[0], 5, 1, kernel=None), "names no kernel"),
         (lambda root: write(root, scan(5)[0], 5, 1, kernel="FC99"), "no rule for"),
         (lambda root: write(root, scan(5)[0], 5, 1, vendor="GE"), "share no raw data"),
@@ -216,10 +221,12 @@ def test_a_folder_without_ct_is_refused_by_every_verb(tmp_path, fitted, make, wo
     root = tmp_path / "bad"
     make(root)
     text = ct("index", root, "--out", tmp_path / "i.parquet", code=3)
-    assert "is a CT slice" in text and words in text
+    assert "is a CT slice" in text
+    assert words in text
     ct("apply", root, tmp_path / "o", "--mapping", fitted, code=3)
     text = ct("fit", "--source", root, "--target", root, "--out", tmp_path / "m", code=3)
-    assert "--source" in text and len(text.splitlines()) == 1
+    assert "--source" in text
+    assert len(text.splitlines()) == 1
 
 
 def test_pairs_that_are_none(tmp_path):
@@ -246,13 +253,15 @@ def test_pairs_that_are_none(tmp_path):
     # several patients in the folder of one series
     write(tmp_path / "a", sharp, 2, 1, kernel="SHARP", prefix="z")
     text = ct("fit", *pair, "--out", tmp_path / "n", code=3)
-    assert "patients" in text and "SIM-" not in text
+    assert "patients" in text
+    assert "SIM-" not in text
 
 
 def test_library_and_recipes(tmp_path):
     text = ct("fit", "--library", "toshiba_fc51_fc13", "--out", tmp_path / "m", "--recipe",
               "ct_linear")  # fmt: skip
-    assert "TOSHIBA" in text and "FC13" in text
+    assert "TOSHIBA" in text
+    assert "FC13" in text
     text = ct("fit", "--library", "toshiba_fc51_fc13", "--out", tmp_path / "n", "--recipe",
               "ct_lineal", code=2)  # fmt: skip
     assert "ct_linear" in text
@@ -260,7 +269,8 @@ def test_library_and_recipes(tmp_path):
 
 def test_diffusion_needs_a_standardizer_that_was_trained_for_it(tmp_path, fitted, archive):
     text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "diffusion", code=2)
-    assert "linear mode" in text and not (tmp_path / "o").exists()
+    assert "linear mode" in text
+    assert not (tmp_path / "o").exists()
     text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "magic", code=2)
     assert "linear and diffusion" in text
 
@@ -286,7 +296,8 @@ def test_features_of_a_cohort(tmp_path, archive, masks):
     out = tmp_path / "f.parquet"
     text = ct("radiomics", archive, "--rois", masks, "--out", out)
     table = pd.read_parquet(out)
-    assert len(table) == 8 and set(table["roi"]) == {"1", "2"}
+    assert len(table) == 8
+    assert set(table["roi"]) == {"1", "2"}
     assert {"stat_mean", "original_firstorder_Mean"} <= set(table.columns)
     assert table["original_firstorder_Mean"].equals(table["stat_mean"].astype(float))
     large = table[(table["roi"] == "1") & (table["kernel"] == "SHARP")]
@@ -354,7 +365,8 @@ def test_the_page_says_what_changed_and_how_well_it_agrees(tmp_path, fitted, arc
     numbers = json.loads(page.with_suffix(".json").read_text())
     titles = [table["title"] for table in numbers["tables"]]
     assert "Agreement with the reference, by class" in titles
-    assert "What was not recovered" in titles and "Shift of the mean by tissue" in titles
+    assert "What was not recovered" in titles
+    assert "Shift of the mean by tissue" in titles
     metrics = {row["metric"] for row in numbers["curve"]["rows"]}
     assert {"gain", "coherence", "noise power"} <= metrics
     assert "SIM-0" not in page.read_text()
