@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,21 @@ class Case:
         return read_series(self.files, missing=missing)  # type: ignore[arg-type]
 
     def without_paths(self, reason: str) -> str:
-        """A message that names this case, and no folder or file of the archive."""
+        """A message that names no folder or file of the archive.
+
+        Names of up to three signs without a dot, such as ``12``, stay: they say nothing, and the
+        sentence may need that number.
+        """
         for number, path in enumerate(self.files, start=1):
             reason = reason.replace(str(path), f"file {number}")
-            reason = reason.replace(path.name, f"file {number}")
-        for folder in {f for path in self.files for f in list(path.parents)[:3]}:
+            if len(path.name) > 3 or "." in path.name:
+                whole = rf"(?<![\w.-]){re.escape(path.name)}(?![\w-])"
+                reason = re.sub(whole, f"file {number}", reason)
+        for folder in sorted(
+            {f for path in self.files for f in list(path.parents)[:3]}, reverse=True
+        ):
             if folder.name:
-                reason = reason.replace(str(folder), self.scan).replace(folder.name, self.scan)
+                reason = reason.replace(str(folder), self.scan)
         return reason
 
 
@@ -159,7 +168,12 @@ def as_text(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
     shown = table if columns is None else table[[c for c in columns if c in table]]
     if not len(shown):
         return "(none)"
-    return shown.map(_cell).to_string(index=False, justify="left")
+    rows = [list(map(str, shown.columns)), *shown.map(_cell).to_numpy().tolist()]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def read_key(path: Path | None) -> str | None:

@@ -14,6 +14,7 @@ from neurodiff.core.provenance import peak_memory_mb
 
 if TYPE_CHECKING:
     from neurodiff.analysis.ct_demo import CTOutcome, Direction
+    from neurodiff.metrics.agreement import Agreement
 
 #: bars of the demo, set before it was run: the project's CCC of the recoverable direction, and
 #: what a reader of the clinical scores would not notice
@@ -152,55 +153,60 @@ def _class_tables(directions: list[Direction]) -> list[tuple[str, pd.DataFrame, 
 def _gates(outcome: CTOutcome, scores: pd.DataFrame) -> list[dict[str, Any]]:
     gates: list[dict[str, Any]] = []
 
-    def gate(stage, measure, value, reference=None, passed=None, unit="", note=""):  # noqa: ANN001
+    def gate(stage, measure, value, reference=None, passed=None, unit="", note=""):
         keys = ("stage", "measure", "value", "reference", "passed", "unit", "note")
         row = (stage, measure, value, reference, passed, unit, note)
         gates.append(dict(zip(keys, row, strict=True)))
 
     fit = next(iter(outcome.standardizer.fits.values()))
-    gate("fit", "RMSE in the body, held-out slices", fit.rmse_after, BARS["rmse"],
-         fit.rmse_after <= BARS["rmse"], "HU", f"{fit.rmse_before:.1f} before; {fit.slices} pairs")  # fmt: skip
-    easy = outcome.directions[0]
+    note = f"{fit.rmse_before:.1f} before; {fit.slices} pairs"
+    good = fit.rmse_after <= BARS["rmse"]
+    gate("fit", "RMSE in the body, held-out slices", fit.rmse_after, BARS["rmse"], good, "HU", note)
+    easy, stage = outcome.directions[0], "agreement, sharp to soft"
     if easy.after is not None and easy.before is not None:
-        rows = [x.classes.set_index("feature_class").loc["all"] for x in (easy.before, easy.after)]
-        gate("agreement, sharp to soft", "mean CCC of 93 features", float(rows[1]["ccc"]),
-             BARS["ccc"], bool(rows[1]["ccc"] >= BARS["ccc"]), "",
-             f"{rows[0]['ccc']:.3f} before; other patients and other pixels than fitted")  # fmt: skip
-        gate("agreement, sharp to soft", "RMSE in the body", easy.rmse[1], BARS["rmse"],
-             easy.rmse[1] <= BARS["rmse"], "HU", f"{easy.rmse[0]:.1f} before")  # fmt: skip
-    shifts = ct_page.shift_table(outcome.changes)
-    largest = float(shifts["all"].abs().max())
-    gate("mean HU", "largest shift of a scan's mean", largest, BARS["shift"],
-         largest <= BARS["shift"], "HU")  # fmt: skip
+        old, new = (_mean_ccc(one) for one in (easy.before, easy.after))
+        note = f"{old:.3f} before; other patients and other pixels than fitted"
+        gate(stage, "mean CCC of 93 features", new, BARS["ccc"], new >= BARS["ccc"], "", note)
+        error, note = easy.rmse[1], f"{easy.rmse[0]:.1f} before"
+        gate(stage, "RMSE in the body", error, BARS["rmse"], error <= BARS["rmse"], "HU", note)
+    largest = float(ct_page.shift_table(outcome.changes)["all"].abs().max())
+    good = largest <= BARS["shift"]
+    gate("mean HU", "largest shift of a scan's mean", largest, BARS["shift"], good, "HU")
     for name, bar, unit in (
         ("emphysema index", BARS["emphysema"], "% of the lung"),
         ("15th percentile", BARS["percentile"], "HU"),
+        ("Agatston-like", BARS["agatston"], "share of the reference"),
     ):
-        value = float(scores.loc[name, "off the reference, after"])
-        note = f"{scores.loc[name, 'off the reference, before']:.2f} before"
-        gate("clinical scores", f"{name}, off the reference", value, bar, value <= bar, unit, note)
-    row = scores.loc["Agatston-like"]
-    share = float(row["off the reference, after"] / max(float(row["reference"]), 1e-9))
-    gate("clinical scores", "Agatston-like, off the reference", share, BARS["agatston"],
-         share <= BARS["agatston"], "share of the reference",
-         f"{row['off the reference, before'] / max(float(row['reference']), 1e-9):.2f} before")  # fmt: skip
-    refused = len(outcome.applied.failed)
-    gate("cohort", "hard scans that were refused or failed", refused, outcome.expected_refusals,
-         refused == outcome.expected_refusals, "scans")  # fmt: skip
-    done = len(outcome.applied.made) + len(outcome.applied.before)
-    wanted = 2 * outcome.size.tested
-    gate("cohort", "other scans that were done", done, wanted, done == wanted, "scans")
-    gate("cohort", "scans done again by a second call", len(outcome.again.made), 0,
-         not outcome.again.made, "scans")  # fmt: skip
-    gate("privacy", "files with an identifier of a patient", len(outcome.leaks), 0,
-         not outcome.leaks, "files", ", ".join(outcome.leaks[:3]))  # fmt: skip
+        row = scores.loc[name]
+        whole = max(float(row["reference"]), 1e-9) if name == "Agatston-like" else 1.0
+        old, new = (float(row[f"off the reference, {v}"]) / whole for v in ("before", "after"))
+        measure = f"{name}, off the reference"
+        gate("clinical scores", measure, new, bar, new <= bar, unit, f"{old:.2f} before")
+    counts = (
+        ("hard scans refused or failed", len(outcome.applied.failed), outcome.expected_refusals),
+        (
+            "other scans done",
+            len(outcome.applied.made) + len(outcome.applied.before),
+            2 * outcome.size.tested,
+        ),
+        ("scans done again by a second call", len(outcome.again.made), 0),
+    )
+    for measure, value, wanted in counts:
+        gate("cohort", measure, value, wanted, value == wanted, "scans")
+    note = ", ".join(outcome.leaks[:3])
+    leaked = len(outcome.leaks)
+    gate("privacy", "files with an identifier of a patient", leaked, 0, not leaked, "files", note)
     for one in outcome.directions[1:]:
         if one.after is None:
             gate("hard directions", one.name, "refused", note=one.refused)
             continue
-        ccc = float(one.after.classes.set_index("feature_class").loc["all", "ccc"])
-        gate("hard directions", f"mean CCC, {one.name}", ccc, note="; ".join(one.said)[:200])
+        said = "; ".join(one.said)
+        gate("hard directions", f"mean CCC, {one.name}", _mean_ccc(one.after), note=said)
     return gates
+
+
+def _mean_ccc(one: Agreement) -> float:
+    return float(one.classes.set_index("feature_class").loc["all", "ccc"])
 
 
 def _sentence(one: Direction) -> str:
