@@ -35,6 +35,10 @@ Root = Annotated[
     Path | None, typer.Option("--root", metavar="DIR", help="With an index: folder of its files.")
 ]
 
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Of the diffusion; linear has none.")
+]
+
 
 @ct_app.command()
 def index(
@@ -91,16 +95,17 @@ def fit(
         str | None,
         typer.Option("--recipe", metavar="NAME", help="Settings, or a recipe of the diffusion."),
     ] = None,
+    seed: Seed = 0,
 ) -> None:
     """Fit a mapping to the standard kernel from pairs, phantom scans or the library; seconds."""
     from neurodiff.analysis import ct_verbs
+    from neurodiff.core.progress import Progress
 
-    settings = _settings(recipe)
     sources, targets = list(source or ()), list(target or ())
     if library is not None:
         if sources or targets or phantom or add:
             raise UsageError("--library needs no scans: leave out --source, --target, --phantom")
-        typer.echo(ct_verbs.fit_library(library, out, reverse=reverse, settings=settings))
+        typer.echo(ct_verbs.fit_library(library, out, reverse=reverse, settings=_settings(recipe)))
         return
     if reverse:
         raise UsageError("--reverse goes with --library; for pairs, swap --source and --target")
@@ -108,12 +113,23 @@ def fit(
         if rod is not None:
             raise UsageError("--rod goes with --phantom")
         typer.echo(
-            ct_verbs.fit_mapping(sources, targets, out, kind=kind, add=add, settings=settings)
+            ct_verbs.fit_mapping(
+                sources,
+                targets,
+                out,
+                kind=kind,
+                add=add,
+                recipe=recipe,
+                seed=seed,
+                progress=Progress.to_stdout(),
+            )
         )
         return
     if len(sources) != 1 or len(targets) != 1 or add:
         raise UsageError("--phantom takes one --source and one --target, and a new --out")
-    typer.echo(ct_verbs.fit_phantom(sources[0], targets[0], out, rod=_rod(rod), settings=settings))
+    typer.echo(
+        ct_verbs.fit_phantom(sources[0], targets[0], out, rod=_rod(rod), settings=_settings(recipe))
+    )
 
 
 @ct_app.command()
@@ -137,6 +153,7 @@ def apply(
     extrapolate: Annotated[
         bool, typer.Option("--extrapolate", help="Also other models of the rules' vendors.")
     ] = False,
+    seed: Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print covered and uncovered scans, and stop.")
     ] = False,
@@ -157,6 +174,7 @@ def apply(
         missing=missing,
         extrapolate=extrapolate,
         dry_run=dry_run,
+        seed=seed,
     )
     done = apply_cohort(
         source,

@@ -268,11 +268,66 @@ def test_library_and_recipes(tmp_path):
 
 
 def test_diffusion_needs_a_standardizer_that_was_trained_for_it(tmp_path, fitted, archive):
-    text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "diffusion", code=2)
+    text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "diffusion", code=3)
     assert "linear mode" in text
     assert not (tmp_path / "o").exists()
     text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "magic", code=2)
     assert "linear and diffusion" in text
+
+
+def test_the_diffusion_mode_draws_the_same_twice_and_says_that_it_draws(
+    tmp_path, archive, repository
+):
+    recipe = (repository / "pipelines" / "ct_diffusion_tiny.yaml").read_text()
+    recipe = recipe.replace("train: [one-step, unet, gan]", "train: []")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(recipe.replace("regions: 6}", "regions: 6, least: 0.0}"))
+    sharp, soft = scan(0)
+    pair = []
+    for option, kernel, series, hu in (
+        ("--source", "SHARP", 1, sharp), ("--target", "SOFT", 2, soft)
+    ):  # fmt: skip
+        write(tmp_path / "pair" / kernel, hu, 9, series, kernel=kernel)
+        pair += [option, tmp_path / "pair" / kernel]
+    text = ct("fit", *pair, "--out", tmp_path / "m", "--recipe", mine)
+    assert "round trip of the autoencoder" in text
+    place = ["--mapping", tmp_path / "m", "--mode", "diffusion"]
+    for out in ("a", "b"):
+        ct("apply", archive, tmp_path / out, *place, "--to", "nifti", "--key-file", _key(tmp_path))
+    linear = tmp_path / "linear"
+    ct("apply", archive, linear, *place[:2], "--to", "nifti", "--key-file", _key(tmp_path))
+    drawn = 0
+    for name in folders(tmp_path / "a"):
+        one, two, plain = (
+            Volume.open(root / name / f"{name}.nii.gz").data
+            for root in (tmp_path / "a", tmp_path / "b", linear)
+        )
+        assert np.array_equal(one, two)
+        report = json.loads((tmp_path / "a" / name / "done.json").read_text())["report"]
+        if report["status"] == "mapped":
+            drawn += 1
+            assert report["mode"] == "diffusion"
+            assert any("drawn, not measured" in warning for warning in report["warnings"])
+            assert not np.array_equal(one, plain)
+        else:
+            assert np.array_equal(one, plain)
+    assert drawn == 2
+    # another seed is another result, and so done again
+    text = ct("apply", archive, tmp_path / "a", *place, "--to", "nifti", "--key-file",
+              _key(tmp_path), "--seed", 1)  # fmt: skip
+    assert "4 standardized" in text
+    # an autoencoder that fails its gate refuses every scan, and says why
+    ct("fit", *pair, "--out", tmp_path / "n", "--recipe", "ct_diffusion_tiny")
+    ct("apply", archive, tmp_path / "c", "--mapping", tmp_path / "n", "--mode", "diffusion", code=1)
+    failed = pd.read_csv(tmp_path / "c" / "failed.csv")
+    assert len(failed) == 2
+    assert failed["reason"].str.contains("round trip|gate").all()
+
+
+def _key(folder):
+    path = folder / "key"
+    path.write_text("a secret that is long enough")
+    return path
 
 
 # ------------------------------------------------------------------------------- radiomics

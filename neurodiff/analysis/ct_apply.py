@@ -28,9 +28,10 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import fingerprint
 from neurodiff.core.safe_io import read_json
 from neurodiff.datasets.ct_nifti import write_nifti
+from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.datasets.ct_write import write_series
 from neurodiff.pipelines.ct_mapping import APPLIED
-from neurodiff.pipelines.ct_standardizer import CTStandardizer
+from neurodiff.pipelines.ct_standardizer import CTStandardizer, Standardized
 
 MODES, FORMATS, IDENTITIES = ("linear", "diffusion"), ("dicom", "nifti"), ("link", "deidentify")
 TABLE = ("scan", "vendor", "model", "kernel", "thickness_mm", "status", "filter", "reason")
@@ -49,6 +50,7 @@ class HowToApply:
     missing : what to do with a series that lacks slices: "error" or "interpolate".
     extrapolate : filters hold for other models of their vendor too.
     dry_run : print the table and stop.
+    seed : of the noise of the diffusion mode.
     """
 
     mode: str = "linear"
@@ -57,6 +59,7 @@ class HowToApply:
     missing: str = "error"
     extrapolate: bool = False
     dry_run: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -111,10 +114,11 @@ def apply_cohort(
     if how.identity == "deidentify" and key is None:
         raise UsageError("--deidentify needs a secret from which names are made: --key-file FILE")
     made = open_standardizer(mapping)
-    if how.mode == "diffusion" and not diffusion_of(made):
-        raise UsageError(
-            f"{mapping} was fitted for the linear mode; fit it with --recipe for --mode diffusion"
-        )
+    network = None
+    if how.mode == "diffusion":
+        from neurodiff.analysis.ct_diffusion_mode import diffusion_beside
+
+        network = diffusion_beside(mapping, how.seed)
     beside = None if source.suffix == ".parquet" else out.with_name(f"{out.name}.index.parquet")
     archive = open_archive(source, root=root, index=beside, key=key, progress=progress)
     table = covered(made, archive, extrapolate=how.extrapolate)
@@ -128,7 +132,7 @@ def apply_cohort(
     write_csv(out / "table.csv", table)
     status = dict(zip(table["scan"], table["status"], strict=True))
     chosen = [c for c in archive.cases if status[c.scan] in (*APPLIED, "standard")]
-    mark = identity_of_mapping(made)
+    mark = identity_of_mapping(made, network)
     known: list[str] = []
 
     def work(case: Case) -> None:
@@ -136,7 +140,13 @@ def apply_cohort(
         if _done(out / case.scan, stamp):
             known.append(case.scan)
             return
-        _one(case, out / case.scan, made, how, key, {"stamp": stamp, "mapping": mark})
+        series = case.read(how.missing)
+        if network is None:
+            done = made.apply(series, extrapolate=how.extrapolate)
+        else:
+            done = network.apply(made, series, scan=case.scan, extrapolate=how.extrapolate)
+        marks = {"stamp": stamp, "mapping": mark}
+        _write(case, out / case.scan, series, done, how, key=key, marks=marks)
 
     private = how.identity == "deidentify"
     found, failed = each_case(chosen, work, step="apply", private=private, progress=progress)
@@ -166,13 +176,8 @@ def open_standardizer(mapping: Path) -> CTStandardizer:
     return CTStandardizer.from_pretrained(mapping)
 
 
-def diffusion_of(made: CTStandardizer) -> bool:
-    """Whether a standardizer was trained for the diffusion mode too."""
-    return getattr(made, "diffusion", None) is not None
-
-
-def identity_of_mapping(made: CTStandardizer) -> str:
-    """Hash of everything a result depends on: rules, filters and settings."""
+def identity_of_mapping(made: CTStandardizer, network: Any = None) -> str:
+    """Hash of all that a result depends on: rules, filters, settings, and networks if used."""
     if made.mapping is None:
         raise UsageError("this standardizer holds no filter; fit it or load a mapping")
     content = {
@@ -180,7 +185,7 @@ def identity_of_mapping(made: CTStandardizer) -> str:
         "rules": [asdict(rule) for rule in made.mapping.rules],
         "filters": {name: one.to_dict() for name, one in made.mapping.filters.items()},
         "settings": asdict(made.settings) | {"workers": 0},  # threads change no value
-        "network": str(getattr(getattr(made, "diffusion", None), "identity", "")),
+        "network": network.identity if network is not None else "",
     }
     return fingerprint(content)
 
@@ -197,16 +202,17 @@ def covered(made: CTStandardizer, archive: Archive, *, extrapolate: bool = False
     return table
 
 
-def _one(
+def _write(
     case: Case,
     folder: Path,
-    made: CTStandardizer,
+    series: CTSeries,
+    done: Standardized,
     how: HowToApply,
+    *,
     key: str | None,
     marks: dict[str, str],
 ) -> None:
-    series = case.read(how.missing)
-    done = made.apply(series, mode=how.mode, extrapolate=how.extrapolate)  # type: ignore[arg-type]
+    """One folder with images and ``done.json``, whole or not at all."""
     standard = done.report["standard"]
     kernel = series.facts.kernel[0] if series.facts.kernel else "?"
     provenance = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from neurodiff.core.config import load
+from neurodiff.core.config import find_shared, load
+from neurodiff.core.safe_io import read_yaml
 from neurodiff.pipelines.ct_support import StandardizerSettings
 
 
@@ -27,3 +28,9 @@ def linear_settings(name: str) -> StandardizerSettings:
     0.5
     """
     return load(name, CTLinearRecipe, []).linear
+
+
+def pipeline_of(name: str) -> str:
+    """Which pipeline a recipe is of, by its key ``pipeline``; empty where it has none."""
+    values = read_yaml(find_shared("pipelines", name))
+    return str(values.get("pipeline", "")) if isinstance(values, dict) else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neurodiff.analysis.ct_cohort import as_text, read_key
+from neurodiff.analysis.ct_recipes import linear_settings, pipeline_of
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.datasets.ct_index import coverage, failures, index_ct
@@ -68,7 +69,9 @@ def fit_mapping(
     *,
     kind: str = "kernel",
     add: bool = False,
-    settings: Any = None,
+    recipe: str | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
 ) -> str:
     """Fit a mapping to pairs of series and save it.
 
@@ -77,6 +80,9 @@ def fit_mapping(
     sources, targets : folders, in the same order: two reconstructions of the same raw data each.
     kind : "kernel", or "thickness" for thin and thick slices of one scan.
     add : go on with the mapping that ``out`` holds.
+    recipe : settings of the linear mode, or a recipe of the diffusion, whose networks are trained
+        on the same pairs and saved beside the mapping.
+    seed : of the training.
 
     Raises
     ------
@@ -88,11 +94,15 @@ def fit_mapping(
             f"there are {len(sources)} sources and {len(targets)} targets; give as many --source "
             "as --target, in the same order"
         )
+    diffusion = recipe is not None and pipeline_of(recipe) == "ct-diffusion"
+    settings = None if recipe is None or diffusion else linear_settings(recipe)
     made = _begun(out, add, settings)
     pairs: list[tuple[CTSeries, CTSeries]] = [
         (_named(a, "--source"), _named(b, "--target"))
         for a, b in zip(sources, targets, strict=True)
     ]
+    if diffusion and kind != "kernel":
+        raise UsageError(f"{recipe} is a recipe of the diffusion, which changes kernels alone")
     if kind == "thickness":
         for thin, thick in pairs:
             made.fit_thickness(thin, thick)
@@ -100,7 +110,14 @@ def fit_mapping(
         made.fit(pairs)
     else:
         raise UsageError(f"the kind is {kind!r}; there are kernel and thickness")
-    return _saved(made, out)
+    told = _saved(made, out)
+    if diffusion and recipe is not None and made.mapping is not None:
+        from neurodiff.analysis.ct_diffusion_mode import fit_diffusion
+
+        name = made.mapping.rules[0].filter  # the rule that was added last is tried first
+        lines = fit_diffusion(pairs, recipe, out, name, seed=seed, progress=progress)
+        told = "\n".join([told, *lines])
+    return told
 
 
 def fit_library(name: str, out: Path, *, reverse: bool = False, settings: Any = None) -> str:
