@@ -4,7 +4,11 @@ import os
 
 import pytest
 
-NOTEBOOKS = ("01_fmri_to_mesh.ipynb", "02_fmri_to_image.ipynb")
+NOTEBOOKS = (
+    "01_fmri_to_mesh.ipynb",
+    "02_fmri_to_image.ipynb",
+    "04_ct_standardization.ipynb",
+)
 
 
 @pytest.mark.slow
