@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurodiff.analysis.ct_demo import demo_kernels, leaks, run_ct_demo, scans_of
+from neurodiff.analysis.ct_demo import leaks, run_ct_demo
+from neurodiff.analysis.ct_demo_directions import demo_kernels, scans_of
 from neurodiff.analysis.ct_pictures import SIDE, before_after, crop, difference
 from neurodiff.core.errors import UsageError
 
@@ -48,6 +49,20 @@ def test_refusals_are_listed_with_their_reasons(demo):
         assert words in reasons
     assert leaks(demo[0] / "work" / "standardized") == []
     assert leaks(demo[0] / "work" / "archive")  # the check finds them where they are
+
+
+def test_a_network_has_its_row_or_its_refusal(tmp_path, repository):
+    recipe = (repository / "pipelines" / "ct_diffusion_tiny.yaml").read_text()
+    recipe = recipe.replace("train: [one-step, unet, gan]", "train: []")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(recipe.replace("regions: 6}", "regions: 6, least: 0.0}"))
+    run_ct_demo(tmp_path / "demo", 0, "tiny", diffusion=str(mine))
+    numbers = json.loads((tmp_path / "demo" / "report.json").read_text())
+    table = next(t for t in numbers["tables"] if t["title"] == "Directions")
+    rows = pd.DataFrame(table["rows"], columns=table["columns"]).set_index("direction")
+    row = rows.loc["sharp to soft, diffusion"]
+    assert row["CCC after"] > row["CCC before"]
+    assert "drawn, not measured" in row["what was said"]
 
 
 def test_a_second_call_repeats_nothing(demo):

@@ -19,36 +19,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis import ct_agreement
 from neurodiff.analysis.ct_apply import Applied, HowToApply, apply_cohort, result_files
 from neurodiff.analysis.ct_cohort import each_case, open_archive
+from neurodiff.analysis.ct_demo_directions import (
+    LIBRARY_ENTRY,
+    Direction,
+    demo_kernels,
+    directions,
+    in_words,
+    item,
+)
 from neurodiff.analysis.ct_qa import CaseChange, change_of
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
-from neurodiff.core.seeds import item_seed
-from neurodiff.datasets.ct_headers import SeriesFacts
-from neurodiff.datasets.ct_series import CTSeries, read_series
+from neurodiff.datasets.ct_series import read_series
 from neurodiff.datasets.simulated.ct_archive import (
-    MODEL,
-    VENDOR,
     SimulatedHeader,
     write_simulated_series,
 )
 from neurodiff.datasets.simulated.scanners import (
-    KernelChange,
     SimulatedLung,
-    imitate_iterative,
-    kernel_library,
     simulated_lung,
     simulated_scan,
 )
-from neurodiff.metrics.agreement import Agreement
 from neurodiff.metrics.ct_scores import agatston, emphysema_index, perc15
 from neurodiff.pipelines.ct_standardizer import CTStandardizer
 
-EASY = "sharp to soft"
-LIBRARY_ENTRY = "toshiba_fc51_fc13"
 SECRET = "the demo's patients do not exist"
 
 
@@ -73,18 +70,6 @@ SIZES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Direction:
-    """One conversion scored against its target: agreement, RMSE in the body (HU), warnings."""
-
-    name: str
-    before: Agreement | None
-    after: Agreement | None
-    rmse: tuple[float, float]
-    said: tuple[str, ...] = ()
-    refused: str = ""
-
-
 @dataclass
 class CTOutcome:
     """All that the page is made from."""
@@ -102,8 +87,15 @@ class CTOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run_ct_demo(out: str | Path, seed: int = 0, size: str = "demo") -> str:
+def run_ct_demo(
+    out: str | Path, seed: int = 0, size: str = "demo", *, diffusion: str | None = None
+) -> str:
     """Run the demo in the folder ``out``; returns what to tell the user.
+
+    Parameters
+    ----------
+    diffusion : a recipe of the diffusion, such as "ct_diffusion_demo", which trains for some ten
+        minutes: its row then stands beside the linear one. None leaves it out.
 
     Raises
     ------
@@ -115,7 +107,12 @@ def run_ct_demo(out: str | Path, seed: int = 0, size: str = "demo") -> str:
     run = Run.create(
         out,
         {"name": f"ct_{size}", "pipeline": "ct-linear", "size": asdict(SIZES[size])},
-        {"data": "simulated chests", "simulated": True, "kernel change": LIBRARY_ENTRY},
+        {
+            "data": "simulated chests",
+            "simulated": True,
+            "kernel change": LIBRARY_ENTRY,
+            "diffusion": diffusion,
+        },
         command=sys.argv,
         seed=seed,
     )
@@ -123,7 +120,7 @@ def run_ct_demo(out: str | Path, seed: int = 0, size: str = "demo") -> str:
     if page.done and run.report_path.is_file():
         return f"done before, nothing repeated\n{_closing(run, page.metrics)}"
     progress.say(f"run folder: {run.folder} (interrupt at any time; the same command goes on)")
-    outcome = standardize_simulated(run, SIZES[size], seed, progress)
+    outcome = standardize_simulated(run, SIZES[size], seed, progress, diffusion=diffusion)
 
     from neurodiff.analysis.ct_demo_page import write_demo_page
 
@@ -133,7 +130,9 @@ def run_ct_demo(out: str | Path, seed: int = 0, size: str = "demo") -> str:
     return _closing(run, page.metrics)
 
 
-def standardize_simulated(run: Run, size: CTDemoSize, seed: int, progress: Progress) -> CTOutcome:
+def standardize_simulated(
+    run: Run, size: CTDemoSize, seed: int, progress: Progress, *, diffusion: str | None = None
+) -> CTOutcome:
     """Everything up to the scores."""
     seconds: dict[str, float] = {}
     began = time.monotonic()
@@ -171,6 +170,14 @@ def standardize_simulated(run: Run, size: CTDemoSize, seed: int, progress: Progr
     made = CTStandardizer().fit(pairs)  # type: ignore[arg-type]  # two series each
     made.save_pretrained(folder / "mapping")
     clock("fit")
+    network = None
+    if diffusion is not None:
+        from neurodiff.analysis.ct_diffusion_mode import DiffusionMode, fit_diffusion
+
+        name = next(iter(made.fits))
+        fit_diffusion(pairs, diffusion, folder / "mapping", name, seed=seed, progress=progress)  # type: ignore[arg-type]
+        network = DiffusionMode(folder / "mapping", seed)
+        clock("training")
 
     key = folder / "secret"
     key.write_text(SECRET, encoding="utf-8")
@@ -186,24 +193,12 @@ def standardize_simulated(run: Run, size: CTDemoSize, seed: int, progress: Progr
     outcome.changes, order = _changes(folder, key, progress)
     outcome.scores = _scores(outcome.changes, [chests[k] for k in order])
     clock("scores")
-    for direction in _directions(outcome, chests, scans, fit_chests, fit_scans, seed):
-        progress.say(f"  {direction.name}: {_words(direction)}")
+    fits = list(zip(fit_chests, fit_scans, strict=True))
+    for direction in directions(outcome, chests, scans, fits, seed, network):
+        progress.say(f"  {direction.name}: {in_words(direction)}")
         outcome.directions.append(direction)
     clock("agreement")
     return outcome
-
-
-def demo_kernels() -> dict[str, KernelChange | None]:
-    """The demo's kernels as changes from its sharp one.
-
-    SOFT is the measured Toshiba FC51 to FC13 ratio. SMOOTH is made up to lose information: beyond
-    3 lp/cm it leaves less than the rounding to whole HU.
-    """
-    f = np.linspace(0, 12, 121)
-    smooth = KernelChange(
-        name="made up", frequency=f, gain=np.exp(-((f / 1.1) ** 2)), measured=False
-    )
-    return {"SHARP": None, "SOFT": kernel_library()[LIBRARY_ENTRY], "SMOOTH": smooth}
 
 
 def leaks(folder: Path) -> list[str]:
@@ -216,16 +211,6 @@ def leaks(folder: Path) -> list[str]:
         if any(secret in name or secret in content for secret in secrets):
             found.append(str(path.relative_to(folder)))
     return found
-
-
-def item(seed: int, what: str, which: object) -> int:
-    """Seed of one draw."""
-    return item_seed(seed, subject=str(which), stimulus=what, stage="ct demo")
-
-
-def scans_of(scans: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Scans as a file holds them: whole HU."""
-    return [{kernel: np.rint(hu) for kernel, hu in scan.items()} for scan in scans]
 
 
 def _chest(seed: int, name: str, slices: int, pixels: int) -> SimulatedLung:
@@ -281,7 +266,7 @@ def _changes(folder: Path, key: Path, progress: Progress) -> tuple[list[CaseChan
         after = read_series(folder / "standardized" / case.scan).hu
         reference = read_series(home / "SOFT")
         report = records[case.scan]["report"]
-        change = change_of(case.scan, before, after, reference, report)
+        change = change_of(case.scan, before, after, reference, report, keep=True)
         order.append(int(home.name.split()[-1]))
         return change
 
@@ -311,146 +296,6 @@ def _scores(changes: list[CaseChange], chests: list[SimulatedLung]) -> pd.DataFr
             }
             rows += [(change.scan, version, name, value) for name, value in values.items()]
     return pd.DataFrame(rows, columns=["scan", "version", "score", "value"])
-
-
-def _directions(
-    outcome: CTOutcome,
-    chests: list[SimulatedLung],
-    scans: list[dict[str, np.ndarray]],
-    fit_chests: list[SimulatedLung],
-    fit_scans: list[dict[str, np.ndarray]],
-    seed: int,
-) -> Any:
-    """Yield the easy direction, as it went through the files, and the hard ones."""
-    size = outcome.size
-    arrays = {c.scan: c.arrays for c in outcome.changes}
-    padding = {scan: a["padding"] for scan, a in arrays.items()}
-    spacing = outcome.changes[0].spacing
-    soft = {scan: a["reference"] for scan, a in arrays.items()}
-    places = ct_agreement.squares(soft, padding, most=size.squares)
-    versions = [{s: a[name] for s, a in arrays.items()} for name in ("before", "after")]
-    said = tuple(dict.fromkeys(w for c in outcome.changes for w in c.report["warnings"]))
-    score = _Scorer(places, padding, spacing, seed, size.bootstraps)
-    yield score(EASY, versions[0], versions[1], soft, said)
-
-    fit_rounded, rounded = scans_of(fit_scans), scans_of(scans)
-    few = dict(enumerate(rounded))
-    few_padding = {k: chest.padding for k, chest in enumerate(chests)}
-    named = {str(k): scan["SOFT"] for k, scan in few.items()}
-    places = ct_agreement.squares(
-        named, {str(k): p for k, p in few_padding.items()}, most=size.squares
-    )
-    score = _Scorer(
-        places, {str(k): p for k, p in few_padding.items()}, spacing, seed, size.bootstraps
-    )
-    fits = list(zip(fit_chests, fit_rounded, strict=True))
-    for name, source, target in (
-        ("soft to sharp", "SOFT", "SHARP"),
-        ("smooth to sharp: information is gone", "SMOOTH", "SHARP"),
-    ):
-        made = CTStandardizer().fit(
-            [(_series(s[source], c, source), _series(s[target], c, target)) for c, s in fits]
-        )
-        yield _converted(name, made, source, target, chests, rounded, score)
-    name = "sharp at a quarter of the dose to soft"
-    noisy = [
-        np.rint(
-            simulated_scan(c, {"SHARP": None}, seed=item(seed, "low", c.seed), dose=0.25)["SHARP"]
-        )
-        for c in chests
-    ]
-    low = [{**scan, "SHARP": hu} for scan, hu in zip(rounded, noisy, strict=True)]
-    yield _converted(name, outcome.standardizer, "SHARP", "SOFT", chests, low, score)
-    name = "sharp to soft with iterative reconstruction"
-    smooth = [{**s, "SOFT": np.rint(imitate_iterative(s["SOFT"], strength=0.5))} for s in rounded]
-    fit_smooth = [imitate_iterative(s["SOFT"], strength=0.5) for s in fit_rounded]
-    made = CTStandardizer().fit(
-        [
-            (_series(s["SHARP"], c, "SHARP"), _series(hu, c, "SOFT", "imitated"))
-            for (c, s), hu in zip(fits, fit_smooth, strict=True)
-        ]
-    )
-    yield _converted(name, made, "SHARP", "SOFT", chests, smooth, score)
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """Scores a conversion on squares that were chosen once."""
-
-    places: list[ct_agreement.Square]
-    padding: dict[str, np.ndarray]
-    spacing: tuple[float, float]
-    seed: int
-    samples: int
-
-    def __call__(
-        self, name: str, before: Any, after: Any, target: Any, said: tuple[str, ...]
-    ) -> Direction:
-        tables = [
-            ct_agreement.features_of(hu, self.places, self.spacing)
-            for hu in (before, after, target)
-        ]
-        agreements = [
-            ct_agreement.agreement(
-                table, tables[2], self.places, seed=self.seed, samples=self.samples
-            )
-            for table in tables[:2]
-        ]
-        errors = [
-            float(
-                np.mean([ct_agreement.body_rmse(hu[s], target[s], self.padding[s]) for s in target])
-            )
-            for hu in (before, after)
-        ]
-        return Direction(
-            name=name,
-            before=agreements[0],
-            after=agreements[1],
-            rmse=(errors[0], errors[1]),
-            said=said,
-        )
-
-
-def _converted(
-    name: str,
-    made: CTStandardizer,
-    source: str,
-    target: str,
-    chests: list[SimulatedLung],
-    scans: list[dict[str, np.ndarray]],
-    score: _Scorer,
-) -> Direction:
-    """A direction through the standardizer; a refusal is a result too."""
-    before, after, wanted, said = {}, {}, {}, []
-    for number, (chest, scan) in enumerate(zip(chests, scans, strict=True)):
-        try:
-            done = made.apply(_series(scan[source], chest, source))
-        except DataError as error:
-            return Direction(
-                name=name, before=None, after=None, rmse=(np.nan, np.nan), refused=str(error)
-            )
-        before[str(number)], after[str(number)] = scan[source], done.hu
-        wanted[str(number)] = scan[target]
-        said += done.report["warnings"]
-    return score(name, before, after, wanted, tuple(dict.fromkeys(said)))
-
-
-def _series(
-    hu: np.ndarray, chest: SimulatedLung, kernel: str, iterative: str | None = None
-) -> CTSeries:
-    facts = SeriesFacts(
-        vendor=VENDOR, model=MODEL, kernel=(kernel,), thickness_mm=1.0, iterative=iterative
-    )
-    return CTSeries.from_array(
-        hu, spacing=chest.spacing, padding=chest.padding, facts=facts, name=kernel.lower()
-    )
-
-
-def _words(one: Direction) -> str:
-    if one.after is None or one.before is None:
-        return f"refused: {one.refused}"
-    a, b = (x.classes.set_index("feature_class").loc["all", "ccc"] for x in (one.before, one.after))
-    return f"CCC {a:.3f} before, {b:.3f} after; RMSE {one.rmse[0]:.1f} and {one.rmse[1]:.1f} HU"
 
 
 def _closing(run: Run, measured: dict[str, Any]) -> str:

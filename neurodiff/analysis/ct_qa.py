@@ -26,6 +26,7 @@ from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries, read_series
 
 _MOST_CASES = 40  # of which agreement and pictures are computed, spread over the cohort
+_SQUARES_OF_A_SCAN = 60
 SPECTRUM_SQUARES = 8
 
 
@@ -38,14 +39,19 @@ class CaseChange:
     spectra : noise power before, after and (where there is one) of the reference; None where no
         uniform square was found.
     middle : slices of the picture: before, after, reference or None, padding.
+    places, features : squares in tissue and their features before, after and of the reference;
+        empty where there is no reference.
+    arrays : all slices, where they were to be kept.
     """
 
     scan: str
     report: dict[str, Any]
     spectra: pd.DataFrame | None
     middle: tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
+    spacing: tuple[float, float]
+    places: tuple[ct_agreement.Square, ...] = ()
+    features: dict[str, pd.DataFrame] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    spacing: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +136,14 @@ def change_of(
     after: np.ndarray,
     reference: CTSeries | None,
     report: dict[str, Any],
+    *,
+    keep: bool = False,
 ) -> CaseChange:
-    """Spectra and pictures of one case.
+    """Spectra, features and pictures of one case.
+
+    Parameters
+    ----------
+    keep : all slices stay in ``arrays`` and no features are computed; for small data.
 
     Raises
     ------
@@ -156,32 +168,36 @@ def change_of(
         None if reference is None else reference.hu[k],
         padding[k],
     )
-    kept = {name: np.asarray(hu, np.float32) for name, hu in arrays.items()}
-    if reference is None:
-        kept = {}  # agreement needs it; a cohort's slices would fill the memory
+    places: list[ct_agreement.Square] = []
+    features: dict[str, pd.DataFrame] = {}
+    if reference is not None and not keep:
+        places = ct_agreement.squares(
+            {scan: reference.hu}, {scan: padding}, most=_SQUARES_OF_A_SCAN
+        )
+        features = {
+            name: ct_agreement.features_of({scan: hu}, places, before.spacing)
+            for name, hu in arrays.items()
+        }
     return CaseChange(
         scan=scan,
         report=report,
         spectra=_spectra(arrays, before.spacing),
         middle=middle,
-        arrays=kept | ({"padding": padding} if kept else {}),
         spacing=before.spacing,
+        places=tuple(places),
+        features=features,
+        arrays={**arrays, "padding": padding} if keep else {},
     )
 
 
 def agreement_of(changes: Sequence[CaseChange]) -> dict[str, Any]:
     """Agreement with the reference before and after; empty where no case has one."""
-    having = [c for c in changes if c.arrays]
-    if not having:
-        return {}
-    soft = {c.scan: c.arrays["reference"] for c in having}
-    places = ct_agreement.squares(soft, {c.scan: c.arrays["padding"] for c in having})
+    having = [c for c in changes if c.places]
+    places = [place for c in having for place in c.places]
     if len(places) < 2:
         return {}
     tables = {
-        name: ct_agreement.features_of(
-            {c.scan: c.arrays[name] for c in having}, places, having[0].spacing
-        )
+        name: pd.concat([c.features[name] for c in having], ignore_index=True)
         for name in ("before", "after", "reference")
     }
     return {
