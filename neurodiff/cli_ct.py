@@ -134,7 +134,9 @@ def fit(
 
 @ct_app.command()
 def apply(
-    source: Annotated[Path, typer.Argument(metavar="INDEX|DIR", help="Index, or an archive.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INDEX|DIR|CSV", help="Index, archive, or a table of volumes.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the results.")],
     mapping: Annotated[
         Path, typer.Option("--mapping", metavar="DIR|YAML", help="What ct fit made.")

@@ -151,6 +151,35 @@ def test_an_index_finds_its_files(tmp_path, fitted, archive):
     assert not (tmp_path / "o").exists()
 
 
+def test_volumes_of_a_table_keep_their_place_and_padding(tmp_path, fitted):
+    sharp, soft = scan(4)
+    sharp[:, :4] = -2000  # never measured
+    affine = np.array(
+        [[-0.9, 0, 0, 10], [0, -0.7, 0.05, 20], [0, 0, 1.0, -5], [0, 0, 0, 1]]
+    )  # sheared
+    data = np.ascontiguousarray(sharp.transpose(2, 1, 0)[None])
+    Volume(data, affine, "HU").save(tmp_path / "one.nii.gz")
+    facts = "SIMULATED,Digital chest,SHARP,1.0"
+    table = tmp_path / "scans.csv"
+    table.write_text(f"scan,path,vendor,model,kernel,thickness_mm\na,one.nii.gz,{facts}\n")
+    out = tmp_path / "out"
+    assert "--to nifti" in ct("apply", table, out, "--mapping", fitted, code=2)
+    ct("apply", table, out, "--mapping", fitted, "--to", "nifti")
+    made = Volume.open(out / "a" / "a.nii.gz")
+    assert np.allclose(made.affine, affine, atol=1e-5)
+    planes = made.data[0].transpose(2, 1, 0)
+    assert (planes[:, :4] == -1024).all()
+    inner = np.s_[:, 14:-8, 8:-8]
+    assert np.std((planes - soft)[inner]) < 0.2 * np.std((sharp - soft)[inner])
+    assert "0 standardized, 1 done before" in ct("apply", table, out, "--mapping", fitted, "--to",
+                                                 "nifti")  # fmt: skip
+    table.write_text("scan,path\na,one.nii.gz\n")
+    assert "vendor, kernel" in ct("apply", table, out, "--mapping", fitted, "--to", "nifti", code=3)
+    table.write_text(f"scan,path,vendor,model,kernel,thickness_mm\n../a,one.nii.gz,{facts}\n")
+    text = ct("apply", table, out, "--mapping", fitted, "--to", "nifti", code=3)
+    assert "name of a folder" in text
+
+
 # ------------------------------------------------------------------------------- bad input
 
 

@@ -97,8 +97,9 @@ def apply_cohort(
 
     Parameters
     ----------
-    source : an index (``.parquet``) or a folder; the index of a folder is kept beside ``out`` as
-        ``<out>.index.parquet`` and is not to be passed on with it.
+    source : an index (``.parquet``), a table of volumes (``.csv``, see `open_archive`), or a
+        folder, whose index is kept beside ``out`` as ``<out>.index.parquet`` and is not to be
+        passed on with it.
     out : folder of the results: ``<scan>/`` with images and ``done.json``, ``table.csv``, and
         ``failed.csv`` where something failed.
     mapping : folder of ``ct fit``, or its ``mapping.yaml``.
@@ -119,7 +120,13 @@ def apply_cohort(
         from neurodiff.analysis.ct_diffusion_mode import diffusion_beside
 
         network = diffusion_beside(mapping, how.seed)
-    beside = None if source.suffix == ".parquet" else out.with_name(f"{out.name}.index.parquet")
+    beside = (
+        None
+        if source.suffix in (".parquet", ".csv")
+        else out.with_name(f"{out.name}.index.parquet")
+    )
+    if source.suffix == ".csv" and how.to == "dicom":
+        raise UsageError(f"{source} lists volumes without DICOM headers; pass --to nifti")
     archive = open_archive(source, root=root, index=beside, key=key, progress=progress)
     table = covered(made, archive, extrapolate=how.extrapolate)
     progress.say(as_text(table, TABLE))

@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from neurodiff.core.atomic import write_csv
-from neurodiff.core.errors import MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.safe_io import read_csv
+from neurodiff.core.volume import Volume
+from neurodiff.datasets.ct_geometry import Stack
+from neurodiff.datasets.ct_headers import SeriesFacts
 from neurodiff.datasets.ct_index import failures, index_ct, read_index, series_table
-from neurodiff.datasets.ct_series import CTSeries, read_series
+from neurodiff.datasets.ct_series import CTSeries, SliceSource, read_series
 
 FAILED = ("scan", "step", "reason")
+_NEVER_MEASURED = -1500.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class Case:
 
     def read(self, missing: str = "error") -> CTSeries:
         """The slices; errors as `read_series`."""
+        if is_volume(self.files[0]):
+            return series_of_volume(Volume.open(self.files[0], unit="HU"), self.facts)
         return read_series(self.files, missing=missing)  # type: ignore[arg-type]
 
     def without_paths(self, reason: str) -> str:
@@ -72,12 +80,14 @@ def open_archive(
     key: str | None = None,
     progress: Progress = SILENT,
 ) -> Archive:
-    """The cases of a folder, or of an index that `neurodiff ct index` wrote.
+    """The cases of a folder, of an index that `neurodiff ct index` wrote, or of a table.
 
     Parameters
     ----------
-    source : a folder, or an index (``.parquet``).
-    root : of the files of an index; by default the folder that the index lies in.
+    source : a folder, an index (``.parquet``), or a table (``.csv``) of NIfTI or NRRD files in HU,
+        which hold no header: columns scan, path, vendor, kernel, and where known subject, model,
+        thickness_mm, iterative. Results are then named as the table names them.
+    root : of the files of an index or table; by default the folder that it lies in.
     index : of a folder: where its index is kept, so that pseudonyms stay the same.
     key : secret of the pseudonyms.
 
@@ -87,6 +97,8 @@ def open_archive(
     DataError : no CT slice in it.
     """
     source = Path(source)
+    if source.suffix == ".csv":
+        return _from_table(source, root)
     if source.suffix == ".parquet":
         table, _ = read_index(source)
         base = Path(root) if root is not None else source.parent
@@ -118,6 +130,87 @@ def open_archive(
             )
         )
     return Archive(cases=tuple(cases), table=scans.set_index("scan"), left_out=failures(table))
+
+
+def _from_table(path: Path, root: str | Path | None) -> Archive:
+    if not path.is_file():
+        raise MissingDataError(f"{path} does not exist; give a folder, an index or a table")
+    table = read_csv(path, dtype={"scan": str, "subject": str, "kernel": str})
+    lacking = [name for name in ("scan", "path", "vendor", "kernel") if name not in table]
+    if lacking or not len(table):
+        raise DataError(
+            f"{path} has no column {', '.join(lacking) or 'filled in'}; a table of volumes needs "
+            "scan, path, vendor and kernel"
+        )
+    base = Path(root) if root is not None else path.parent
+    rows = []
+    for row in table.to_dict("records"):
+        plain = {k: None if v != v else v for k, v in row.items()}
+        rows.append({"subject": plain["scan"], "study": plain["scan"], **plain})
+    cases = []
+    for row in rows:
+        scan, file = str(row["scan"]), base / str(row["path"])
+        if not scan or scan != Path(scan).name or scan.startswith("."):
+            raise DataError(f"{path} names a scan {scan!r}; a scan becomes the name of a folder")
+        if not file.is_file() or not is_volume(file):
+            raise MissingDataError(
+                f"{file} of the scan {scan} is no NIfTI or NRRD file; check path"
+            )
+        about = file.stat()
+        stamp = ((file.name, about.st_size, about.st_mtime_ns),)
+        cases.append(
+            Case(scan=scan, subject=str(row["subject"]), files=(file,), facts=row, stamp=stamp)
+        )
+    if len({case.scan for case in cases}) < len(cases):
+        raise DataError(f"{path} names a scan twice; give each a name of its own")
+    scans = pd.DataFrame(rows).set_index("scan")
+    return Archive(
+        cases=tuple(cases), table=scans, left_out=pd.DataFrame(columns=["path", "status", "reason"])
+    )
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is NIfTI or NRRD, by its name."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd"))
+
+
+def series_of_volume(volume: Volume, facts: Mapping[str, Any]) -> CTSeries:
+    """Slices along a volume's last axis, where they lie; below -1500 HU is padding.
+
+    Raises
+    ------
+    DataError : several channels, or slices that lean over so far that they have no normal.
+    """
+    if volume.channels != 1:
+        raise DataError(f"{volume.name} has {volume.channels} channels; a CT has one")
+    # RAS to LPS, in which DICOM places its slices
+    axes = np.diag([-1.0, -1.0, 1.0]) @ np.asarray(volume.affine)[:3]
+    sides = np.linalg.norm(axes[:, :2], axis=0)
+    hu = np.ascontiguousarray(volume.data[0].transpose(2, 1, 0))
+    origins = axes[:, 3] + np.arange(len(hu))[:, None] * axes[:, 2]
+    spacing = (float(sides[1]), float(sides[0]))
+    padding = hu < _NEVER_MEASURED
+    thickness = facts.get("thickness_mm")
+    kernel = facts.get("kernel")
+    return CTSeries(
+        hu=np.where(padding, np.float32(-1024), hu),
+        padding=padding,
+        stack=Stack(origins, axes[:, 0] / sides[0], axes[:, 1] / sides[1], spacing),
+        facts=SeriesFacts(
+            vendor=facts.get("vendor"),
+            model=facts.get("model"),
+            kernel=tuple(str(kernel).split("\\")) if kernel else (),
+            iterative=facts.get("iterative"),
+            thickness_mm=None if thickness is None else float(thickness),
+            spacing_mm=spacing,
+            slices=len(hu),
+        ),
+        sources=tuple(
+            SliceSource(path="", position=(float(x), float(y), float(z))) for x, y, z in origins
+        ),
+        notes=volume.notes,
+        name=volume.name,
+    )
 
 
 def each_case(

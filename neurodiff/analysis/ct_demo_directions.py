@@ -1,4 +1,4 @@
-"""What the CT demo converts and scores: the easy direction, and those that are hard for a reason."""
+"""What the CT demo converts and scores: the easy direction, and those with a reason to be hard."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.ct_apply import result_files
-from neurodiff.analysis.ct_cohort import Case, each_case, open_archive, read_key
+from neurodiff.analysis.ct_cohort import Case, each_case, is_volume, open_archive, read_key
 from neurodiff.core.atomic import atomic_path, write_csv, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
@@ -166,7 +166,7 @@ def image_and_masks(
 
     Tilted and uneven series are resampled on an orthogonal grid, masks with them.
     """
-    if case.files[0].name.endswith((".nii", ".nii.gz")):
+    if is_volume(case.files[0]):
         return _from_nifti(case.files[0], path)
     series = case.read()
     masks = read_rois(path, series)

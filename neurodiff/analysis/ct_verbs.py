@@ -45,7 +45,13 @@ def index_archive(
         f"{counts['gone']} gone"
     ]
     if len(lost):
-        reasons = lost.groupby(["status", "reason"]).size().sort_values(ascending=False)
+        # a reason that begins with its file's path would be counted file by file
+        why = [
+            reason.replace(path, "a file")
+            for path, reason in zip(lost["path"], lost["reason"], strict=True)
+        ]
+        counted = lost.assign(reason=why).groupby(["status", "reason"]).size()
+        reasons = counted.sort_values(ascending=False)
         lines.append(f"{len(lost)} files are no slices of CT:")
         lines += [
             f"  {count:6} {status}: {reason}"
