@@ -192,11 +192,14 @@ def feature_table(before: Agreement, after: Agreement) -> pd.DataFrame:
 
 def agreement_note(one: Agreement) -> str:
     """What an agreement rests on."""
+    counts = ((one.groups, one.unit), (one.phantoms, "phantom"), (one.patients, "patient"))
+    if one.unit == "patient":
+        counts = counts[1:]
+    words = ", ".join(f"{count} {name if count == 1 else name + 's'}" for count, name in counts)
     base = (
-        f"{one.pairs} squares of 32 x 32 pixels in tissue, {one.groups} {one.unit}s, "
-        f"{one.phantoms} phantoms, {one.patients} patients. 93 features as pyradiomics names them, "
-        f"bins of 25 HU. Intervals: {one.confidence:.0%}, {one.samples} bootstraps over "
-        f"{one.unit}s."
+        f"{one.pairs} squares of 32 x 32 pixels in tissue, {words}. 93 features as pyradiomics "
+        f"names them, bins of 25 HU. Intervals: {one.confidence:.0%}, {one.samples} bootstraps "
+        f"over {one.unit}s."
     )
     return " ".join([base, *one.notes])
 
