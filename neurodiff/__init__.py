@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neurodiff.core.volume import Volume
     from neurodiff.datasets.opening import open_dataset
     from neurodiff.pipelines.brain_diffuser import BrainDiffuser
+    from neurodiff.pipelines.ldae import LDAE
     from neurodiff.pipelines.mind3d import MinD3D
 
     __version__: str
@@ -35,6 +36,7 @@ _PLACES = {
     "BrainDiffuser": "neurodiff.pipelines.brain_diffuser",
     "Cohort": "neurodiff.core.cohort",
     "FactoredRidge": "neurodiff.bridges.factored_ridge",
+    "LDAE": "neurodiff.pipelines.ldae",
     "MinD3D": "neurodiff.pipelines.mind3d",
     "MultiTargetRidge": "neurodiff.bridges.ridge",
     "NeurodiffError": "neurodiff.core.errors",
@@ -48,6 +50,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "LDAE",
     "BrainDiffuser",
     "Cohort",
     "FactoredRidge",

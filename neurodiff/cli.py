@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from neurodiff.cli_ct import ct_app
+from neurodiff.cli_scans import app as scans_app
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Demo(enum.StrEnum):
 
     mind3d = "mind3d"
     brain_diffuser = "brain-diffuser"
+    ldae = "ldae"
     ct = "ct"
 
 
@@ -283,10 +285,13 @@ def fit(
     from neurodiff.analysis.published_fit import fit_published, is_stage
 
     place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
-    if kinds.pipeline_of(recipe) == kinds.IMAGES:
+    kind = kinds.pipeline_of(recipe)
+    if kind in (kinds.IMAGES, kinds.SCANS):
         from neurodiff.analysis.image_fit import fit_images
+        from neurodiff.analysis.ldae_fit import fit_cohort
 
         _only_mind3d(
+            kind,
             recipe,
             {
                 "--targets": targets,
@@ -298,7 +303,7 @@ def fit(
                 "--device": None if device == "cpu" else device,
             },
         )
-        _show(fit_images(*place))
+        _show(fit_images(*place) if kind == kinds.IMAGES else fit_cohort(*place))
         return
     if is_stage(recipe):
         if subjects is not None or adapt_to is not None or trials is not None:
@@ -409,8 +414,12 @@ def reconstruct(
         return
     from neurodiff.analysis import kinds, verbs
 
-    if model is None and out is None:
-        if kinds.pipeline_of_run(source) == kinds.IMAGES:
+    is_run = model is None and out is None
+    kind = kinds.pipeline_of_run(source) if is_run else kinds.pipeline_of_model(model or source)
+    if kind == kinds.SCANS:
+        raise UsageError("scans are no recordings: use encode, decode, edit and interpolate")
+    if is_run:
+        if kind == kinds.IMAGES:
             from neurodiff.analysis.image_verbs import reconstruct_image_run
 
             place = (source, data, root, _subject(subject), samples)
@@ -430,7 +439,7 @@ def reconstruct(
     extra = [name for name, value in given.items() if value is not None]
     if extra:
         raise UsageError(f"{', '.join(extra)} goes with a run folder, not with --model")
-    if kinds.pipeline_of_model(model) == kinds.IMAGES:
+    if kind == kinds.IMAGES:
         from neurodiff.analysis.image_verbs import reconstruct_image_file
 
         _show(reconstruct_image_file(source, out, model))
@@ -464,6 +473,14 @@ def evaluate(
     """Score the reconstructions of a run beside chance, baselines and ceiling."""
     from neurodiff.analysis import kinds
 
+    if kinds.pipeline_of_run(run) == kinds.SCANS:
+        from neurodiff.analysis.ldae_run import evaluate_cohort_run
+        from neurodiff.core.run import Run
+
+        if full or weights is not None or protocol != "neurodiff-1":
+            raise UsageError("--full, --weights and --protocol are not for a run of ldae")
+        _show(evaluate_cohort_run(Run.open(run)))
+        return
     if kinds.pipeline_of_run(run) == kinds.IMAGES:
         from neurodiff.analysis.image_verbs import evaluate_image_run
 
@@ -545,12 +562,12 @@ def _show(result: object) -> None:
         typer.echo(str(result))
 
 
-def _only_mind3d(recipe: str, options: dict[str, Any]) -> None:
+def _only_mind3d(kind: str, recipe: str, options: dict[str, Any]) -> None:
     """Refuse options that another pipeline has no use for."""
     given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(
-            f"{recipe} is a recipe of brain-diffuser: leave out {', '.join(given)}, which go with "
+            f"{recipe} is a recipe of {kind}: leave out {', '.join(given)}, which go with "
             "MinD-3D. Files and devices of Brain-Diffuser are settings (-s generator.folder=DIR, "
             "-s generator.device=cuda); several people are fitted by BrainDiffuser.fit_across"
         )
@@ -569,6 +586,9 @@ def _as_text(table: pd.DataFrame) -> str:
         lines.append(f"{status:<8} {what}")
         lines.extend(f"{'':<8} {line}" for text in rest for line in text.splitlines())
     return "\n".join(lines)
+
+
+app.registered_commands += scans_app.registered_commands
 
 
 def main() -> None:

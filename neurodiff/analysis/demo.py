@@ -53,7 +53,7 @@ ROLES = {
     TOKENIZER: "ceiling",
 }
 SIZES = ("demo", "tiny")
-KINDS = ("mind3d", "brain-diffuser", "ct")
+KINDS = ("mind3d", "brain-diffuser", "ldae", "ct")
 
 
 @dataclass
@@ -98,6 +98,10 @@ def run_demo(
         from neurodiff.analysis.demo_images import run_image_demo
 
         return run_image_demo(out, seed, size)
+    if kind == "ldae":
+        from neurodiff.analysis.demo_ldae import run_ldae_demo
+
+        return run_ldae_demo(out, seed, size)
     if kind == "ct":
         from neurodiff.analysis.ct_demo import run_ct_demo
 

@@ -8,9 +8,9 @@ from typing import Any
 from neurodiff.core.config import find_shared
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.run import Run
-from neurodiff.core.safe_io import read_yaml
+from neurodiff.core.safe_io import read_json, read_yaml
 
-MIND3D, IMAGES = "mind3d", "brain-diffuser"
+MIND3D, IMAGES, SCANS = "mind3d", "brain-diffuser", "ldae"
 """Pipelines that can be fitted; a recipe without the key ``pipeline`` is of the first."""
 
 
@@ -46,6 +46,13 @@ def pipeline_of_model(folder: Path) -> str:
     """By the folder of a model, or of a run that has one."""
     from neurodiff.pipelines.brain_diffuser_files import is_model
 
+    for place in (folder, folder / "model"):
+        try:
+            index = read_json(place / "model_index.json")
+        except DataError:
+            continue
+        if isinstance(index, dict) and index.get("pipeline") == "LDAE":
+            return SCANS
     try:
         return IMAGES if is_model(folder) or is_model(folder / "model") else MIND3D
     except DataError:
@@ -55,9 +62,10 @@ def pipeline_of_model(folder: Path) -> str:
 def _known(name: Any, where: str) -> str:
     if name is None:
         return MIND3D
-    if name not in (MIND3D, IMAGES):
+    known = (MIND3D, IMAGES, SCANS)
+    if name not in known:
         raise UsageError(
-            f"{where} is of the pipeline {name!r}; there are {MIND3D} and {IMAGES}."
-            f"{suggest(name, (MIND3D, IMAGES))}"
+            f"{where} is of the pipeline {name!r}; there are {MIND3D}, {IMAGES} and {SCANS}."
+            f"{suggest(name, known)}"
         )
     return str(name)

@@ -227,11 +227,23 @@ def grid_view(grid: PictureGrid) -> dict[str, Any]:
         if len(pictures) != len(grid.names):
             raise ValueError(f"{label} has {len(pictures)} pictures for the names {grid.names}")
         stills = [
-            {"name": name, "uri": None if image is None else viewer.thumbnail_uri(image)}
+            {
+                "name": name,
+                "uri": None
+                if image is None
+                else viewer.thumbnail_uri(image, max_side=max(112, 2 * grid.width)),
+            }
             for name, image in zip(grid.names, pictures, strict=True)
         ]
         items.append({"label": label, "stills": stills, "words": words})
-    return {"title": grid.title, "why": grid.why, "names": list(grid.names), "items": items}
+    return {
+        "title": grid.title,
+        "why": grid.why,
+        "names": list(grid.names),
+        "items": items,
+        "width": grid.width,
+        "height": grid.height,
+    }
 
 
 def grid_numbers(grid: PictureGrid) -> dict[str, Any]:

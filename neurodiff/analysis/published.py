@@ -51,7 +51,11 @@ def check_weights(path: Path, *, any_size: bool = False, full: bool = False) -> 
     MissingDataError, DataError : the file is missing, broken or no checkpoint that is known.
     """
     from neurodiff.models.weights import compare, not_finite, open_checkpoint
+    from neurodiff.pipelines.ldae_weights_check import check_ldae_weights
 
+    found = check_ldae_weights(path, full=full)
+    if found is not None:
+        return found
     checkpoint = open_checkpoint(path)
     report = compare(checkpoint)
     lines, problem = [report.table(full=full)], report.sentence()

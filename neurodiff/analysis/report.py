@@ -52,13 +52,15 @@ class PictureGrid:
 
     ``title`` says which items these are and ``why`` how they were chosen; ``names`` are the
     pictures of an item, in order; ``items`` are (label, pictures, words), where a picture that is
-    None is shown as missing.
+    None is shown as missing. ``width`` and ``height`` are of a picture on the page, in pixels.
     """
 
     title: str
     why: str
     names: Sequence[str]
     items: Sequence[tuple[str, Sequence[Image.Image | None], str]]
+    width: int = 92
+    height: int = 92
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
-from neurodiff.analysis.kinds import IMAGES, pipeline_of_run
+from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import (
     COLUMNS,
@@ -375,6 +375,10 @@ def report_runs(runs: Sequence[Path], out: Path) -> Path:
         from neurodiff.analysis.image_verbs import report_image_runs
 
         return report_image_runs(opened, out)
+    if SCANS in kinds:
+        from neurodiff.analysis.ldae_run import report_cohort_runs
+
+        return report_cohort_runs(opened, out)
     from neurodiff.analysis.run_report import report_of
 
     return report_of(opened, out, Progress.to_stdout())

@@ -12,10 +12,10 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     LossFunction = Callable[[nn.Module, np.ndarray, torch.Generator], dict[str, torch.Tensor]]
 
 
+class Kept(Protocol):
+    """What a checkpoint takes along: an optimiser, a module, or anything of tensors and numbers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """How long and how fast. ``steps`` counts optimiser steps: fixed, never wall time."""
@@ -43,7 +51,8 @@ class TrainingSettings:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    decay: Literal["cosine", "linear"] = "cosine"  # to 2 % of the peak, or straight to 0
+    # to 2 % of the peak, straight to 0, or none
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
     clip_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
     accumulate: int = 1
@@ -55,6 +64,8 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     """Linear warm-up, then down to the end as ``settings.decay`` says; ``step`` counts from 0."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
+    if settings.decay == "constant":
+        return settings.learning_rate
     share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
     if settings.decay == "linear":
         return settings.learning_rate * (1 - min(share, 1.0))
@@ -88,6 +99,7 @@ def train(
     parameters: list[nn.Parameter] | None = None,
     rates: list[float] | None = None,
     after_step: Callable[[int], None] | None = None,
+    keep: Mapping[str, Kept] | None = None,
 ) -> nn.Module:
     """Fit ``model`` in place and return it, with the averaged weights if ``ema_decay`` is set.
 
@@ -99,6 +111,9 @@ def train(
     parameters : those to train; ``None``: all that require a gradient.
     rates : for each of ``parameters`` a factor of the learning rate; ``None``: 1 for all.
     after_step : called with the step's number after each optimiser step (codebook upkeep).
+    keep : by name, what else a checkpoint holds, such as a discriminator and its optimiser that
+        ``loss`` and ``after_step`` train. It is saved after ``after_step`` and restored with the
+        weights.
 
     Raises
     ------
@@ -144,7 +159,8 @@ def train(
     ema = None
     if settings.ema_decay:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
-    first = _resume(folder, model, optimizer, ema)
+    others = keep or {}
+    first = _resume(folder, model, optimizer, ema, others)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     wrapped.train()
     progress.begin(stage)
@@ -185,7 +201,7 @@ def train(
         progress.update(step + 1, settings.steps, f"loss {terms['loss']:.4f}")
         due = (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps
         if folder is not None and due and accelerator.is_main_process:
-            _save(folder, step + 1, model, optimizer, ema)
+            _save(folder, step + 1, model, optimizer, ema, others)
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # no autocast after training
     if ema is not None:
         model.load_state_dict(ema.module.state_dict())
@@ -218,7 +234,7 @@ def _accelerator(settings: TrainingSettings, parameters: list[nn.Parameter]):
     )
 
 
-def _save(folder: Path, step: int, model, optimizer, ema) -> None:
+def _save(folder: Path, step: int, model, optimizer, ema, keep: Mapping[str, Kept]) -> None:
     import torch
 
     folder = Path(folder)
@@ -227,6 +243,8 @@ def _save(folder: Path, step: int, model, optimizer, ema) -> None:
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     if ema is not None:
         state["ema"] = ema.state_dict()
+    if keep:
+        state["keep"] = {name: part.state_dict() for name, part in keep.items()}
     try:
         partial.mkdir(parents=True)
         with open(partial / "state.pt", "wb") as file:
@@ -243,7 +261,7 @@ def _save(folder: Path, step: int, model, optimizer, ema) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _resume(folder: Path | None, model, optimizer, ema) -> int:
+def _resume(folder: Path | None, model, optimizer, ema, keep: Mapping[str, Kept]) -> int:
     """Load the newest checkpoint that can be read; 0 if there is none."""
     import torch
 
@@ -258,6 +276,8 @@ def _resume(folder: Path | None, model, optimizer, ema) -> int:
             optimizer.load_state_dict(state["optimizer"])
             if ema is not None:
                 ema.load_state_dict(state["ema"])
+            for name, part in keep.items():
+                part.load_state_dict(state["keep"][name])
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             continue  # a truncated file: the one before it is whole
         return int(state["step"])

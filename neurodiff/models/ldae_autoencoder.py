@@ -13,8 +13,10 @@ Sources: Pinaya et al. 2022, Brain imaging generation with latent diffusion mode
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +38,62 @@ def autoencoder(size: AutoencoderSize | None = None) -> Any:
     """A new ``AutoencoderKL`` of MONAI, with random weights."""
     from monai.networks.nets import AutoencoderKL
 
-    return AutoencoderKL(**(size or AutoencoderSize()).config())
+    size = size or AutoencoderSize()
+    if size.patch == 1:
+        return AutoencoderKL(**size.config())
+    network = _patched_class()(**size.config())
+    network.patch = size.patch
+    return network
+
+
+def folded(x: Float[Tensor, "n c i j k"], patch: int) -> Float[Tensor, "n d x y z"]:
+    """Blocks of ``patch`` voxels along each axis as channels; nothing is lost.
+
+    Examples
+    --------
+    >>> folded(torch.zeros(1, 1, 4, 8, 4), 2).shape
+    torch.Size([1, 8, 2, 4, 2])
+    """
+    n, c, i, j, k = x.shape
+    p = patch
+    x = x.reshape(n, c, i // p, p, j // p, p, k // p, p)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, c * p**3, i // p, j // p, k // p)
+
+
+def unfolded(x: Float[Tensor, "n d x y z"], patch: int) -> Float[Tensor, "n c i j k"]:
+    """The inverse of `folded`."""
+    n, d, i, j, k = x.shape
+    p = patch
+    x = x.reshape(n, d // p**3, p, p, p, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(n, d // p**3, i * p, j * p, k * p)
+
+
+def patch_of(network: Any) -> int:
+    """Voxels along an axis that this autoencoder reads as channels; 1 for MONAI's own."""
+    return int(getattr(network, "patch", 1))
+
+
+def of_patches(size: AutoencoderSize, patch: int) -> AutoencoderSize:
+    """A size told from shapes, where ``patch`` ** 3 of its channels are voxels of one block."""
+    return replace(size, patch=patch, image_channels=size.image_channels // patch**3)
+
+
+@functools.cache
+def _patched_class() -> type:
+    from monai.networks.nets import AutoencoderKL
+
+    class PatchedAutoencoderKL(AutoencoderKL):
+        """MONAI's network over blocks of voxels, under the same names."""
+
+        patch: int = 1
+
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return super().encode(folded(x, self.patch))
+
+        def decode(self, z: Tensor) -> Tensor:
+            return unfolded(super().decode(z), self.patch)
+
+    return PatchedAutoencoderKL
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,7 +114,7 @@ def autoencoder_size_of(
     Parameters
     ----------
     groups : of the norms, of which no shape tells; by default 32, or the largest number up to 32
-        that divides every width.
+        that divides every width. Nor does one tell a patch from channels: it is taken for 1.
 
     Raises
     ------
@@ -119,17 +176,18 @@ def encode(
     UsageError : another number of channels, or axes that the network cannot halve.
     """
     size = autoencoder_size_of({name: tuple(t.shape) for name, t in network.state_dict().items()})
-    if volume.shape[1] != size.image_channels:
+    patch = patch_of(network)
+    channels, factor = size.image_channels // patch**3, size.factor * patch
+    if volume.shape[1] != channels:
         raise UsageError(
-            f"volumes have {volume.shape[1]} channels; this autoencoder encodes "
-            f"{size.image_channels}"
+            f"volumes have {volume.shape[1]} channels; this autoencoder encodes {channels}"
         )
-    if any(side < 1 or side % size.factor for side in volume.shape[2:]):
+    if any(side < 1 or side % factor for side in volume.shape[2:]):
         raise UsageError(
             f"volumes have axes {tuple(volume.shape[2:])}; this autoencoder needs multiples of "
-            f"{size.factor}: pad or crop them to the grid of the model"
+            f"{factor}: pad or crop them to the grid of the model"
         )
-    h = network.encoder(volume)
+    h = network.encoder(folded(volume, patch))
     return network.quant_conv_mu(h), network.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
 
 
@@ -176,7 +234,7 @@ def decode_in_slabs(
             pending = None
         else:  # attention, at the coarsest level
             x = block(x)
-    return x
+    return unfolded(x, patch_of(network))
 
 
 def decode_memory(network: Any, latent: Shape, *, planes: int = 4, bytes_each: int = 4) -> int:

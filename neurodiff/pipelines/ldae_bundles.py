@@ -20,7 +20,7 @@ import torch
 from neurodiff.core.atomic import atomic_write, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.safe_io import read_json
-from neurodiff.models.ldae_autoencoder import autoencoder_size_of
+from neurodiff.models.ldae_autoencoder import autoencoder_size_of, patch_of
 from neurodiff.models.ldae_sizes import LatentUNetSize, SliceEncoderSize, from_plain
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import LatentUNet
@@ -119,6 +119,11 @@ def _definition(network: Any) -> dict[str, Any]:
     if isinstance(network, LatentUNet | SliceEncoder):
         made = f"{type(network).__module__}.{type(network).__name__}{_MAKE}"
         return {"_target_": made, **asdict(network.size)}
+    if patch_of(network) != 1:
+        raise UsageError(
+            f"this autoencoder reads blocks of {patch_of(network)} voxels as channels, and MONAI's "
+            "has no word for them; export one with patch 1"
+        )
     size = _size_of_network(network)
     return {"_target_": "monai.networks.nets.AutoencoderKL", **size.config()}
 
