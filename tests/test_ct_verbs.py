@@ -242,6 +242,18 @@ def test_a_bad_scan_is_listed_and_the_others_are_done(tmp_path, fitted, archive,
     assert "Traceback" not in text
 
 
+def test_patients_mixed_in_a_folder_are_scans_of_their_own(tmp_path, fitted):
+    root = tmp_path / "mixed"
+    for patient in (1, 2):
+        write(root, scan(patient)[0], patient, 1, prefix=f"{patient}")
+    _encrypted(root)
+    out = tmp_path / "out"
+    text = ct("apply", root, out, "--mapping", fitted)
+    assert "2 standardized" in text
+    assert "3 files are no CT slice, or encrypted" in text
+    assert len({name.rsplit("_", 1)[0] for name in folders(out)}) == 2
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [(_mri, "MR"), (_cut, ""), (_encrypted, "no DICOM file"), (_zero_spacing, "PixelSpacing")],

@@ -132,6 +132,9 @@ def apply_cohort(
     progress.say(as_text(table, TABLE))
     counts = table["status"].value_counts()
     progress.say(", ".join(f"{count} {status}" for status, count in counts.items()))
+    aside = int((archive.left_out["status"] == "left out").sum())
+    if aside:
+        progress.say(f"{aside} files are no CT slice, or encrypted; `ct index` lists each reason")
     if how.dry_run:
         return Applied(
             table=table, made=(), before=(), failed=_none(), text="nothing was applied (--dry-run)"
