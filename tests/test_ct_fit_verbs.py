@@ -119,6 +119,35 @@ def test_a_reference_may_be_named(tmp_path):
         write_qa(*place, references=["soft"])
 
 
+@pytest.mark.parametrize("to", ["dicom", "nifti"])
+def test_features_of_results(tmp_path, to):
+    from neurodiff.analysis.ct_apply import HowToApply, apply_cohort
+    from neurodiff.analysis.ct_radiomics import extract
+
+    rng = np.random.default_rng(4)
+    sharp = rng.normal(0, 60, (3, 48, 40))
+    soft = gaussian_filter(sharp, (0, 1.4, 1.4), mode="wrap")
+    write(tmp_path / "a" / "sharp", sharp, kernel="SHARP")
+    write(tmp_path / "soft", soft, kernel="SOFT", series=2)
+    fit_mapping([tmp_path / "a" / "sharp"], [tmp_path / "soft"], tmp_path / "m")
+    other = tmp_path / "b"  # another model of the vendor
+    write(other, sharp, kernel="SHARP", model="Other")
+    done = apply_cohort(other, tmp_path / "none", tmp_path / "m")
+    assert not done.made
+    assert done.failed["step"].tolist() == ["uncovered"]
+    how = HowToApply(to=to, extrapolate=True)
+    (scan,) = apply_cohort(other, tmp_path / "out", tmp_path / "m", how).made
+    labels = np.zeros((3, 48, 40), np.float32)
+    labels[:, 10:30, 8:28] = 1
+    data = np.ascontiguousarray(labels.transpose(2, 1, 0)[None])
+    Volume(data, read_series(other).affine).save(tmp_path / f"{scan}.nii.gz")
+    found = extract(tmp_path / "out", str(tmp_path / "{scan}.nii.gz"), tmp_path / "f.csv")
+    assert found.table["scan"].tolist() == [scan]
+    assert found.table["kernel"].tolist() == ["SIMULATED SOFT"]
+    inner = soft[:, 10:30, 8:28]
+    assert abs(found.table["stat_var"][0] / inner.var() - 1) < 0.1
+
+
 def test_messages_without_paths_keep_their_numbers(tmp_path):
     files = (tmp_path / "Doe^Jane" / "1", tmp_path / "Doe^Jane" / "IM_DOE.dcm")
     case = Case(scan="anon-1", subject="anon-1", files=files)
