@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from neurodiff.cli_ct import ct_app
 from neurodiff.cli_scans import app as scans_app
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 
@@ -29,6 +30,7 @@ class Demo(enum.StrEnum):
     mind3d = "mind3d"
     brain_diffuser = "brain-diffuser"
     ldae = "ldae"
+    ct = "ct"
 
 
 class Size(enum.StrEnum):
@@ -512,6 +514,7 @@ weights_app = typer.Typer(
     help="Published weights: what a file holds, and what it should.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
+app.add_typer(ct_app, name="ct")
 
 
 @weights_app.command("check")

@@ -8,6 +8,7 @@ NOTEBOOKS = (
     "01_fmri_to_mesh.ipynb",
     "02_fmri_to_image.ipynb",
     "03_brain_mr_autoencoder.ipynb",
+    "04_ct_standardization.ipynb",
 )
 
 

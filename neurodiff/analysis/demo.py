@@ -53,7 +53,7 @@ ROLES = {
     TOKENIZER: "ceiling",
 }
 SIZES = ("demo", "tiny")
-KINDS = ("mind3d", "brain-diffuser", "ldae")
+KINDS = ("mind3d", "brain-diffuser", "ldae", "ct")
 
 
 @dataclass
@@ -102,6 +102,10 @@ def run_demo(
         from neurodiff.analysis.demo_ldae import run_ldae_demo
 
         return run_ldae_demo(out, seed, size)
+    if kind == "ct":
+        from neurodiff.analysis.ct_demo import run_ct_demo
+
+        return run_ct_demo(out, seed, size)
     progress = Progress.to_stdout(every=15)
 
     from neurodiff.core.config import dump, load
