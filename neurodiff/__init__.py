@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from neurodiff.core.stimuli import Stimuli
     from neurodiff.core.volume import Volume
     from neurodiff.datasets.opening import open_dataset
+    from neurodiff.metrics.radiomics import radiomics
     from neurodiff.pipelines.brain_diffuser import BrainDiffuser
+    from neurodiff.pipelines.ct_standardizer import CTStandardizer
     from neurodiff.pipelines.ldae import LDAE
     from neurodiff.pipelines.mind3d import MinD3D
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 # into __all__ below; tests/test_lazy_names.py holds the three together.
 _PLACES = {
     "BrainDiffuser": "neurodiff.pipelines.brain_diffuser",
+    "CTStandardizer": "neurodiff.pipelines.ct_standardizer",
     "Cohort": "neurodiff.core.cohort",
     "FactoredRidge": "neurodiff.bridges.factored_ridge",
     "LDAE": "neurodiff.pipelines.ldae",
@@ -47,11 +50,13 @@ _PLACES = {
     "Volume": "neurodiff.core.volume",
     "evaluate": "neurodiff.analysis.scores",
     "open_dataset": "neurodiff.datasets.opening",
+    "radiomics": "neurodiff.metrics.radiomics",
 }
 
 __all__ = [
     "LDAE",
     "BrainDiffuser",
+    "CTStandardizer",
     "Cohort",
     "FactoredRidge",
     "MinD3D",
@@ -65,6 +70,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "open_dataset",
+    "radiomics",
 ]
 
 

@@ -88,7 +88,7 @@ def test_repository_is_small(repository):
     assert sizes, "git lists no file"
     large = {str(file): size for file, size in sizes.items() if size > 2 * MEGABYTE}
     assert not large
-    assert sum(sizes.values()) < 5 * MEGABYTE
+    assert sum(sizes.values()) < 8 * MEGABYTE  # text: sources, tests and golden numbers
 
 
 def _copy_sources(repository: Path, target: Path) -> None:
