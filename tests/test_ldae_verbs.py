@@ -1,6 +1,7 @@
 """encode, decode, edit, interpolate end to end on a folder of simulated scans, and their runs."""
 
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from neurodiff.analysis import kinds
 from neurodiff.analysis.ldae_fit import fit_cohort
+from neurodiff.analysis.ldae_scans import Walk
 from neurodiff.analysis.ldae_verbs import (
     decode_codes,
     edit_scans,
@@ -20,6 +22,7 @@ from neurodiff.analysis.ldae_verbs import (
 from neurodiff.cli import app
 from neurodiff.core.code_table import read_codes
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
+from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
@@ -119,6 +122,59 @@ def test_a_cohort_goes_on_and_lists_what_failed(tmp_path, few, run):
     assert caught.value.exit_code == 1
     assert len(read_codes(tmp_path / "out" / "codes.parquet")) == 5
     assert pd.read_csv(tmp_path / "out" / "failed.csv")["path"].tolist() == [str(bad)]
+
+
+def test_a_table_that_tells_more_is_told_by_the_codes_too(tmp_path, few, run):
+    folder = shutil.copytree(few, tmp_path / "scans")
+    table = pd.read_csv(folder / "scans.csv")
+    table.drop(columns=["age", "diagnosis"]).to_csv(folder / "scans.csv", index=False)
+    first = read_codes(encode_cohort(folder, tmp_path / "out", run))
+    assert first.scans["age"].isna().all()
+    table.to_csv(folder / "scans.csv", index=False)
+    second = read_codes(encode_cohort(folder, tmp_path / "out", run))
+    assert second.scans["age"].tolist() == pytest.approx(table["age"].tolist())
+    assert second.scans["diagnosis"].tolist() == table["diagnosis"].tolist()
+    assert np.array_equal(first.codes, second.codes)
+
+
+def test_scans_that_a_table_names_in_vain_are_listed(tmp_path, few, run):
+    folder = shutil.copytree(few, tmp_path / "scans")
+    (folder / f"{A}.nii.gz").unlink()
+    table = pd.read_csv(folder / "scans.csv")
+    pd.concat([table, table.tail(1)]).to_csv(folder / "scans.csv", index=False)
+    said = io.StringIO()
+    encode_cohort(folder, tmp_path / "out", run, progress=Progress(said))
+    failed = pd.read_csv(tmp_path / "out" / "failed.csv")
+    assert "2 were left out before" in said.getvalue()
+    assert sorted(reason.split(" with")[0] for reason in failed["reason"]) == [
+        "a second scan",
+        "the file does not exist",
+    ]
+
+
+def test_a_direction_of_the_same_name_is_another_edit(tmp_path, scans, run):
+    pipe = LDAE.from_pretrained(run)
+    model, walk = pipe.save_pretrained(tmp_path / "model"), Walk(steps=2)
+    scan, change = scans / f"{A}.nii.gz", tmp_path / "out" / A / f"{A}_AD+2_change.nii.gz"
+    edit_scans(scan, tmp_path / "out", model, "AD", [2.0], walk=walk)
+    before = Volume.open(change).data
+    pipe.directions["AD"] = pipe.directions["AD"].away("AD")
+    edit_scans(scan, tmp_path / "out", pipe.save_pretrained(model), "AD", [2.0], walk=walk)
+    assert not np.allclose(Volume.open(change).data, before)
+
+
+def test_an_interpolation_is_not_made_twice(tmp_path, scans, run, monkeypatch):
+    walk, called, codes = Walk(steps=2), [], LDAE.codes
+    monkeypatch.setattr(LDAE, "codes", lambda *a: called.append(1) or codes(*a))
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=walk)
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=walk)
+    assert len(called) == 2  # the two ends, once
+    kept = (tmp_path / f"{A}_to_{B}_t0.250.nii.gz").stat().st_mtime_ns
+    interpolate_scans(A, B, tmp_path, run, [0.25, 0.5], cohort=scans, walk=walk)
+    assert len(called) == 4
+    assert (tmp_path / f"{A}_to_{B}_t0.250.nii.gz").stat().st_mtime_ns == kept
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=Walk(steps=3))
+    assert len(called) == 6  # other steps, another image
 
 
 def test_edits_change_nothing_at_amount_zero(tmp_path, scans, run):

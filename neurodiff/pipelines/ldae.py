@@ -232,6 +232,10 @@ class LDAE:
                 "grid first"
             )
         _check_values(volume.data[None], what)
+        if volume.data.min() == volume.data.max():
+            raise DataError(
+                f"{what} is {volume.data.min():g} everywhere; there is no picture in it"
+            )
         return volume
 
     def latents(self, volumes: np.ndarray) -> np.ndarray:
