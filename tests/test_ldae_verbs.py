@@ -1,5 +1,6 @@
 """encode, decode, edit, interpolate end to end on a folder of simulated scans, and their runs."""
 
+import dataclasses
 import importlib.util
 import io
 import shutil
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from neurodiff.analysis import kinds
+from neurodiff.analysis import demo_ldae, kinds
 from neurodiff.analysis.ldae_fit import fit_cohort
 from neurodiff.analysis.ldae_scans import Walk
 from neurodiff.analysis.ldae_verbs import (
@@ -38,6 +39,11 @@ def _load(name):
 
 
 write_scans = _load("ldae_cohort").write_scans
+SHORT = [
+    *(f"{stage}.training.steps=3" for stage in ("autoencoder", "trunk", "semantic")),
+    "sampling.steps=2",
+    "sampling.iterations=1",
+]
 A, B = "sim-0001_M000", "sim-0001_M024"
 
 
@@ -48,7 +54,9 @@ def scans(session_tmp):
 
 @pytest.fixture(scope="module")
 def run(session_tmp, scans):
-    return fit_cohort("ldae_tiny", [], session_tmp / "ldae-runs", str(scans), None, None, 0, False)
+    return fit_cohort(
+        "ldae_tiny", SHORT, session_tmp / "ldae-runs", str(scans), None, None, 0, False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_a_fit_deals_people_once_and_is_not_repeated(run, scans, capsys):
     everybody = [name for names in parts.values() for name in names]
     assert set(parts) == {"train", "validation", "test"}
     assert len(everybody) == len(set(everybody)) == 24
-    again = fit_cohort("ldae_tiny", [], run.parent, str(scans), None, None, 0, False)
+    again = fit_cohort("ldae_tiny", SHORT, run.parent, str(scans), None, None, 0, False)
     assert again == run
     assert "fitted before" in capsys.readouterr().out
     assert kinds.pipeline_of("ldae_tiny") == kinds.pipeline_of_run(run) == kinds.SCANS
@@ -213,7 +221,11 @@ def test_decoding_is_the_scans_own_draw(tmp_path, few, run):
     assert np.allclose(made.data, expected[0], atol=1e-5)
 
 
-def test_a_run_is_evaluated_once_and_reported(tmp_path, run, capsys):
+def test_a_run_is_evaluated_once_and_reported(tmp_path, run, monkeypatch):
+    plan = dataclasses.replace(
+        demo_ldae.demo_plan("tiny"), people=2, edited=1, directions=("AD",), gaps=(24.0,)
+    )
+    monkeypatch.setattr(demo_ldae, "demo_plan", lambda _: plan)
     page = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["evaluate", str(run)])
     assert result.exit_code == 0, result.output
