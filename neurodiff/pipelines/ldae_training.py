@@ -64,8 +64,9 @@ def fit_ldae(
     progress: Progress = SILENT,
 ) -> LDAE:
     """All stages into ``pipe``; see `LDAE.fit`."""
-    from neurodiff.pipelines.ldae import untrained, with_networks
+    from neurodiff.pipelines.ldae import with_networks
     from neurodiff.pipelines.ldae_fitted_directions import fit_directions
+    from neurodiff.pipelines.ldae_networks import untrained
 
     recipe = pipe.recipe
     if lacking := unnamed_networks(recipe):
@@ -163,7 +164,7 @@ def fit_trunk(
     work: Work, latents: Posteriors, scale: float, inputs: list[str], device: torch.device
 ) -> LatentUNet:
     """Stage 2."""
-    from neurodiff.pipelines.ldae import seeded
+    from neurodiff.pipelines.ldae_networks import seeded
 
     recipe, stage = work.recipe, work.recipe.trunk
     network = seeded(lambda: LatentUNet(recipe.size.unet), work.seed, "trunk").to(device)
