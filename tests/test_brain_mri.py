@@ -309,3 +309,16 @@ def test_the_published_split_is_by_subject_and_differs_between_stages():
     assert set(fewer["test"].subjects) != people["test"]
     with pytest.raises(UsageError, match="no stage 'probe'"):
         ldae_2025_split(cohort, "probe")
+
+
+def test_ages_that_cannot_be_are_said(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"")
+    ages = ("70", "seventy", "", "430")
+    lines = [f"{n},{n}.nii.gz,{age}" for n, age in zip("abcd", ages, strict=True)]
+    (tmp_path / "scans.csv").write_text("\n".join(["subject,path,age", *lines]))
+    found = discover(tmp_path)
+    assert [age == age for age in found.scans["age"]] == [True, False, False, False]
+    assert len(found.notes) == 1
+    assert "2 ages that are no numbers from 0 to 130, first in line 3" in found.notes[0]
+    assert "seventy" not in found.notes[0]

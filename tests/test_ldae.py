@@ -29,7 +29,7 @@ def randomised(pipe, spread=0.02):
 
 @pytest.fixture(scope="module")
 def pipe():
-    return randomised(LDAE.from_recipe("ldae_tiny"))
+    return randomised(LDAE.from_recipe("ldae_tiny", ["sampling.steps=3"]))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What is wrong with scans, tables and models, in one sentence each."""
 
 import dataclasses
+import io
 
 import nibabel
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from neurodiff.analysis.ldae_fit import fit_cohort, parts_of, told
 from neurodiff.analysis.ldae_scans import Walk, encode_scan, open_scans, write_changed
-from neurodiff.analysis.ldae_verbs import decode_codes, edit_scans, encode_cohort
+from neurodiff.analysis.ldae_verbs import decode_codes, edit_scans, encode_cohort, interpolate_scans
 from neurodiff.core.code_table import CodeTable, read_codes, write_codes
 from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.progress import Progress
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.latent_cache import LatentCache
 from neurodiff.datasets.simulated.brain_opening import simulated_brains
@@ -202,3 +204,36 @@ def test_a_cache_of_another_autoencoder(tmp_path):
     LatentCache.open(tmp_path, autoencoder="a" * 64, shape=(3, 2, 2, 2))
     with pytest.raises(DataError, match="another autoencoder"):
         LatentCache.open(tmp_path, autoencoder="b" * 64)
+
+
+def test_a_constant_picture(tmp_path, scan, model):
+    path = save(scan, tmp_path / "a.nii.gz", np.full_like(scan.data[0], 0.5))
+    refused(path, tmp_path, model, "is 0.5 everywhere")
+
+
+@pytest.mark.parametrize("device", ["quark", "meta", "cuda:99"])
+def test_a_device_that_is_none(tmp_path, model, device):
+    with pytest.raises(UsageError, match=f"--device {device}: "):
+        encode_cohort(
+            "simulated_brains_tiny", tmp_path / "c.parquet", model, walk=Walk(device=device)
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path, scan, model, monkeypatch
+):
+    path = save(scan, tmp_path / "a.nii.gz")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(LDAE, "codes", lambda *_: pytest.fail("it was encoded first"))
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="could not be written"):
+            encode_cohort(path, out, model)
+        with pytest.raises(DataError, match="could not be written"):
+            interpolate_scans(path, path, out, model)
+
+
+def test_what_is_wrong_with_one_scan_is_said_once(tmp_path, scan, model):
+    path, said = save(scan, tmp_path / "a.nii.gz", np.zeros_like(scan.data[0])), io.StringIO()
+    with pytest.raises(DataError, match="everywhere"):
+        encode_cohort(path, tmp_path / "out", model, progress=Progress(said))
+    assert "everywhere" not in said.getvalue()  # the error says it

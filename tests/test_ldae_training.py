@@ -331,7 +331,7 @@ def test_a_given_autoencoder_is_taken_as_it_is(tmp_path):
     assert [gate["stage"] for gate in pipe.gates] == ["scans", "latents", "trunk", "semantic"]
 
 
-def test_plan_counts_parameters_operations_and_memory():
+def test_plan_counts_parameters_operations_and_memory(monkeypatch):
     recipe = LDAE.from_recipe("ldae_tiny", RECIPE).recipe
     costs = stage_costs(recipe)
     size = recipe.size
@@ -345,6 +345,7 @@ def test_plan_counts_parameters_operations_and_memory():
     assert cost.average == cost.weights
     assert costs["semantic"].parameters - costs["semantic"].trained == trunk
     assert all(one.flop > 0 and one.activations > 0 for one in costs.values())
+    monkeypatch.setattr("neurodiff.pipelines.ldae_cost.stage_costs", lambda _: costs)
     text = plan_text(recipe, cohort())
     assert "7 steps of 4 (2 parts of 2), 3.5 epochs" in text
     assert "fits into 24 GB" in text

@@ -1,6 +1,8 @@
 """encode, decode, edit, interpolate end to end on a folder of simulated scans, and their runs."""
 
+import dataclasses
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from neurodiff.analysis import kinds
+from neurodiff.analysis import demo_ldae, kinds
 from neurodiff.analysis.ldae_fit import fit_cohort
+from neurodiff.analysis.ldae_scans import Walk
 from neurodiff.analysis.ldae_verbs import (
     decode_codes,
     edit_scans,
@@ -20,6 +23,7 @@ from neurodiff.analysis.ldae_verbs import (
 from neurodiff.cli import app
 from neurodiff.core.code_table import read_codes
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
+from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
@@ -35,6 +39,11 @@ def _load(name):
 
 
 write_scans = _load("ldae_cohort").write_scans
+SHORT = [
+    *(f"{stage}.training.steps=3" for stage in ("autoencoder", "trunk", "semantic")),
+    "sampling.steps=2",
+    "sampling.iterations=1",
+]
 A, B = "sim-0001_M000", "sim-0001_M024"
 
 
@@ -45,7 +54,9 @@ def scans(session_tmp):
 
 @pytest.fixture(scope="module")
 def run(session_tmp, scans):
-    return fit_cohort("ldae_tiny", [], session_tmp / "ldae-runs", str(scans), None, None, 0, False)
+    return fit_cohort(
+        "ldae_tiny", SHORT, session_tmp / "ldae-runs", str(scans), None, None, 0, False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +69,7 @@ def test_a_fit_deals_people_once_and_is_not_repeated(run, scans, capsys):
     everybody = [name for names in parts.values() for name in names]
     assert set(parts) == {"train", "validation", "test"}
     assert len(everybody) == len(set(everybody)) == 24
-    again = fit_cohort("ldae_tiny", [], run.parent, str(scans), None, None, 0, False)
+    again = fit_cohort("ldae_tiny", SHORT, run.parent, str(scans), None, None, 0, False)
     assert again == run
     assert "fitted before" in capsys.readouterr().out
     assert kinds.pipeline_of("ldae_tiny") == kinds.pipeline_of_run(run) == kinds.SCANS
@@ -121,6 +132,59 @@ def test_a_cohort_goes_on_and_lists_what_failed(tmp_path, few, run):
     assert pd.read_csv(tmp_path / "out" / "failed.csv")["path"].tolist() == [str(bad)]
 
 
+def test_a_table_that_tells_more_is_told_by_the_codes_too(tmp_path, few, run):
+    folder = shutil.copytree(few, tmp_path / "scans")
+    table = pd.read_csv(folder / "scans.csv")
+    table.drop(columns=["age", "diagnosis"]).to_csv(folder / "scans.csv", index=False)
+    first = read_codes(encode_cohort(folder, tmp_path / "out", run))
+    assert first.scans["age"].isna().all()
+    table.to_csv(folder / "scans.csv", index=False)
+    second = read_codes(encode_cohort(folder, tmp_path / "out", run))
+    assert second.scans["age"].tolist() == pytest.approx(table["age"].tolist())
+    assert second.scans["diagnosis"].tolist() == table["diagnosis"].tolist()
+    assert np.array_equal(first.codes, second.codes)
+
+
+def test_scans_that_a_table_names_in_vain_are_listed(tmp_path, few, run):
+    folder = shutil.copytree(few, tmp_path / "scans")
+    (folder / f"{A}.nii.gz").unlink()
+    table = pd.read_csv(folder / "scans.csv")
+    pd.concat([table, table.tail(1)]).to_csv(folder / "scans.csv", index=False)
+    said = io.StringIO()
+    encode_cohort(folder, tmp_path / "out", run, progress=Progress(said))
+    failed = pd.read_csv(tmp_path / "out" / "failed.csv")
+    assert "2 were left out before" in said.getvalue()
+    assert sorted(reason.split(" with")[0] for reason in failed["reason"]) == [
+        "a second scan",
+        "the file does not exist",
+    ]
+
+
+def test_a_direction_of_the_same_name_is_another_edit(tmp_path, scans, run):
+    pipe = LDAE.from_pretrained(run)
+    model, walk = pipe.save_pretrained(tmp_path / "model"), Walk(steps=2)
+    scan, change = scans / f"{A}.nii.gz", tmp_path / "out" / A / f"{A}_AD+2_change.nii.gz"
+    edit_scans(scan, tmp_path / "out", model, "AD", [2.0], walk=walk)
+    before = Volume.open(change).data
+    pipe.directions["AD"] = pipe.directions["AD"].away("AD")
+    edit_scans(scan, tmp_path / "out", pipe.save_pretrained(model), "AD", [2.0], walk=walk)
+    assert not np.allclose(Volume.open(change).data, before)
+
+
+def test_an_interpolation_is_not_made_twice(tmp_path, scans, run, monkeypatch):
+    walk, called, codes = Walk(steps=2), [], LDAE.codes
+    monkeypatch.setattr(LDAE, "codes", lambda *a: called.append(1) or codes(*a))
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=walk)
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=walk)
+    assert len(called) == 2  # the two ends, once
+    kept = (tmp_path / f"{A}_to_{B}_t0.250.nii.gz").stat().st_mtime_ns
+    interpolate_scans(A, B, tmp_path, run, [0.25, 0.5], cohort=scans, walk=walk)
+    assert len(called) == 4
+    assert (tmp_path / f"{A}_to_{B}_t0.250.nii.gz").stat().st_mtime_ns == kept
+    interpolate_scans(A, B, tmp_path, run, [0.25], cohort=scans, walk=Walk(steps=3))
+    assert len(called) == 6  # other steps, another image
+
+
 def test_edits_change_nothing_at_amount_zero(tmp_path, scans, run):
     edit_scans(scans / f"{A}.nii.gz", tmp_path, run, "AD", [0.0, 2.0])
     folder = tmp_path / A
@@ -157,7 +221,11 @@ def test_decoding_is_the_scans_own_draw(tmp_path, few, run):
     assert np.allclose(made.data, expected[0], atol=1e-5)
 
 
-def test_a_run_is_evaluated_once_and_reported(tmp_path, run, capsys):
+def test_a_run_is_evaluated_once_and_reported(tmp_path, run, monkeypatch):
+    plan = dataclasses.replace(
+        demo_ldae.demo_plan("tiny"), people=2, edited=1, directions=("AD",), gaps=(24.0,)
+    )
+    monkeypatch.setattr(demo_ldae, "demo_plan", lambda _: plan)
     page = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["evaluate", str(run)])
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ voxels, and a JSON file that says how both were made and what they cannot show.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import write_csv, write_json
+from neurodiff.core.atomic import write_csv, write_error, write_json
 from neurodiff.core.cohort import LEFT_OUT, Cohort
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.provenance import now, package_version
@@ -127,7 +128,13 @@ def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
     from neurodiff.pipelines.ldae import LDAE
 
     device = (walk or Walk()).device
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        asked = None
+    if asked is None or asked.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device}: expected cpu or cuda")
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: torch finds no such device here; use cpu")
     pipe = LDAE.from_pretrained(folder)
     if not pipe.fitted:
@@ -288,6 +295,21 @@ def write_failed(folder: Path, failed: list[tuple[str, str, str]]) -> Path:
     else:
         path.unlink(missing_ok=True)
     return path
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder, before hours are spent on what could not be written to it.
+
+    Raises
+    ------
+    DataError : it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise write_error(folder, error) from None
 
 
 def file_name(scan: str) -> str:

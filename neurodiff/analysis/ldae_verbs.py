@@ -30,6 +30,7 @@ from neurodiff.analysis.ldae_scans import (
     open_model,
     open_scans,
     prepared,
+    require_folder,
     source_of,
     write_changed,
     write_failed,
@@ -78,6 +79,8 @@ def encode_cohort(
     path = Path(out)
     path = checked_name(path if path.suffix in (".parquet", ".csv") else path / TABLE)
     scans, pipe = open_scans(cohort, root), open_model(model, walk)
+    for note in scans.notes:
+        progress.say(f"note: {note}")
     about = {
         "model": pipe.identity,
         "recipe": pipe.recipe.name,
@@ -88,6 +91,7 @@ def encode_cohort(
         "neurodiff": package_version(),
     }
     rows, again = _known_rows(path, pipe, scans), 0
+    require_folder(path.parent)
     failed: Failures = []
     written = time.monotonic()
     progress.begin("encode")
@@ -95,19 +99,18 @@ def encode_cohort(
         for number, name in enumerate(scans.ids):
             row = scans.row(number)
             source = source_of(row)
-            if name not in rows or not source or rows[name][0]["source"] != source:
-                try:
-                    volume = scans[number]
-                    source = source or volume.fingerprint()
-                    if name not in rows or rows[name][0]["source"] != source:
-                        rows[name] = _encoded_row(pipe, row, volume, source)
-                    else:
-                        again += 1
-                except NeurodiffError as error:
-                    rows.pop(name, None)
-                    failed.append((name, row["path"], str(error)))
-            else:
-                again += 1
+            try:
+                volume = None if source else scans[number]
+                source = source or volume.fingerprint()
+                if name in rows and rows[name][0]["source"] == source:
+                    rows[name][0].update(_told(row))  # the table may tell more by now
+                    again += 1
+                else:
+                    volume = scans[number] if volume is None else volume
+                    rows[name] = _encoded_row(pipe, row, volume, source)
+            except NeurodiffError as error:
+                rows.pop(name, None)
+                failed.append((name, row["path"], str(error)))
             progress.update(number + 1, len(scans), f"{len(failed)} failed")
             if time.monotonic() - written > _EVERY:
                 _write(path, rows, about)
@@ -117,7 +120,7 @@ def encode_cohort(
             _write(path, rows, about)
     if again:
         progress.say(f"{again} of {len(scans)} scans were encoded before")
-    _close(path.parent, failed, len(scans), "encoded", progress)
+    _close(path.parent, failed, scans, "encoded", progress)
     return path
 
 
@@ -143,6 +146,7 @@ def decode_codes(
     pipe = open_model(model, walk)
     where = "the table of codes" if isinstance(table, CodeTable) else str(table)
     codes.require_model(pipe.identity, pipe.size.encoder.code, where)
+    require_folder(out)
     done = 0
     for number in progress.over(range(len(codes)), "decode"):
         row, code = codes.scans.iloc[number], codes.codes[number : number + 1]
@@ -224,6 +228,7 @@ def edit_scans(
             f"{', '.join(pipe.directions) or 'none'}: fit it on a cohort that tells it."
             f"{suggest(towards, pipe.directions)}"
         )
+    require_folder(out)
     failed: Failures = []
     progress.begin("edit")
     for number, name in enumerate(cohort.ids):
@@ -233,7 +238,7 @@ def edit_scans(
         except NeurodiffError as error:
             failed.append((name, row["path"], str(error)))
         progress.update(number + 1, len(cohort), f"{len(failed)} failed")
-    _close(out, failed, len(cohort), "edited", progress)
+    _close(out, failed, cohort, "edited", progress)
     return out
 
 
@@ -272,6 +277,13 @@ def interpolate_scans(
     ends, rows = _ends(a, b, cohort, root)
     places = _places(t, month, rows)
     pipe, out = open_model(model, walk), Path(out)
+    require_folder(out)
+    todo = _between(pipe, list(zip(ends, rows, strict=True)), out, (places, month), walk)
+    if len(todo) < len(places):
+        done = len(places) - len(todo)
+        progress.say(f"{done} of {len(places)} images were made before")
+    if not todo:
+        return out
     first, second = (
         encode_scan(pipe, row, part[row["scan"]], walk.steps)
         for part, row in zip(ends, rows, strict=True)
@@ -280,22 +292,10 @@ def interpolate_scans(
     for note in notes:
         progress.say(note)
     unchanged = decoded(pipe, first.code, first.noise, walk.steps)
-    name = f"{file_name(rows[0]['scan'])}_to_{file_name(rows[1]['scan'])}"
-    for place in progress.over(places, "interpolate"):
-        code, noise = pipe.between(first.code, second.code, first.noise, second.noise, place)
-        record = {
-            **made_by(pipe, "interpolate", walk),
-            "from": {"scan": rows[0]["scan"], "source": first.source},
-            "to": {"scan": rows[1]["scan"], "source": second.source},
-            "t": place,
-            "month": month,
-            "codes": "on the line between the two",
-            "noise": "on the great circle between the two",
-        }
-        stem = out / f"{name}_t{place:.3f}"
-        write_changed(
-            stem, first, decoded(pipe, code, noise, walk.steps), unchanged, record, tuple(notes)
-        )
+    for stem, record in progress.over(list(todo.items()), "interpolate"):
+        code, noise = pipe.between(first.code, second.code, first.noise, second.noise, record["t"])
+        values = decoded(pipe, code, noise, walk.steps)
+        write_changed(stem, first, values, unchanged, record, tuple(notes))
     return out
 
 
@@ -333,9 +333,7 @@ def _encoded_row(
 ) -> tuple[dict[str, Any], np.ndarray]:
     made = prepared(pipe, volume)
     code = pipe.codes(made.volume.data[None])[0]
-    known = {name: row[name] for name in _KEPT}
-    known |= {
-        "file": Path(row["path"]).name if row["path"] else "",
+    known = _told(row) | {
         "flags": flags_with(volume, made),
         "low": made.low,
         "high": made.high,
@@ -346,16 +344,29 @@ def _encoded_row(
     return known, code
 
 
+def _told(row: pd.Series) -> dict[str, Any]:
+    """What the cohort tells of a scan."""
+    file = Path(row["path"]).name if row["path"] else ""
+    return {name: row[name] for name in _KEPT} | {"file": file}
+
+
 def _write(path: Path, rows: dict[str, Any], about: dict[str, Any]) -> None:
     known, codes = zip(*rows.values(), strict=True)
     write_codes(path, CodeTable(scans=pd.DataFrame(known), codes=np.stack(codes), about=about))
 
 
-def _close(folder: Path, failed: Failures, count: int, done: str, progress: Progress) -> None:
-    listed = write_failed(folder, failed)
+def _close(folder: Path, failed: Failures, scans: Cohort, done: str, progress: Progress) -> None:
+    """List what failed and what the cohort left out, and raise where a scan failed."""
+    count = len(scans)
+    left = list(scans.left_out.itertuples(index=False, name=None))  # type: ignore[union-attr]
+    listed = write_failed(folder, [*failed, *left])
+    if left:
+        progress.say(
+            f"{len(left)} were left out before, first {left[0][0]}: {left[0][2]} (all in {listed})"
+        )
     if not failed:
         return
-    for scan, _, reason in failed[:5]:
+    for scan, _, reason in failed[:5] if count > 1 else []:
         progress.say(f"failed: {scan}: {reason}")
     if len(failed) == count:
         what = failed[0][2] if count == 1 else f"none of {count} scans could be {done}; first: "
@@ -389,6 +400,7 @@ def _edit(
         **made_by(pipe, "edit", walk),
         "source": source,
         "direction": towards,
+        "weights of the direction": pipe.directions[towards].identity,
         "unit of the amount": "sqrt(d) * w / |w| of the z-scored code, as published",
         "noise": "the scan's own, encoded",
     }
@@ -407,6 +419,37 @@ def _edit(
         code = pipe.move(scan.code, towards, record["amount"])
         values = decoded(pipe, code, scan.noise, walk.steps)
         write_changed(stem, scan, values, unchanged, record)
+
+
+def _between(
+    pipe: LDAE,
+    ends: list[tuple[Cohort, pd.Series]],
+    out: Path,
+    wanted: tuple[list[float], float | None],
+    walk: Walk,
+) -> dict[Path, dict[str, Any]]:
+    """Stem and record of every image between two scans that is not made yet."""
+    places, month = wanted
+    one, other = (
+        {"scan": row["scan"], "source": source_of(row) or part[row["scan"]].fingerprint()}
+        for part, row in ends
+    )
+    name = f"{file_name(one['scan'])}_to_{file_name(other['scan'])}"
+    todo = {}
+    for place in places:
+        record = {
+            **made_by(pipe, "interpolate", walk),
+            "from": one,
+            "to": other,
+            "t": place,
+            "month": month,
+            "codes": "on the line between the two",
+            "noise": "on the great circle between the two",
+        }
+        stem = out / f"{name}_t{place:.3f}"
+        if not is_written(stem, record, _PARTS):
+            todo[stem] = record
+    return todo
 
 
 def _ends(

@@ -183,6 +183,16 @@ def find_table(path: Path) -> Found:
         if uids[i] is not None:
             row["label"] = row["label"] or str(uids[i])
         found.rows.append(row)
+    unread = [
+        i + 2
+        for i, age in enumerate(columns["age"])
+        if text_of(age) is not None and not 0 <= number_of(age) <= 130
+    ]
+    if unread:
+        found.notes.append(
+            f"{path.name} has {len(unread)} ages that are no numbers from 0 to 130, first in line "
+            f"{unread[0]}; they count as not known"
+        )
     if is_brlp:
         _months_from_ages(found)
     _one_visit_is_the_first(found)

@@ -26,20 +26,19 @@ from torch import Tensor
 from neurodiff.core.config import load
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.core.seeds import item_seed
 from neurodiff.core.volume import Volume
-from neurodiff.models.ldae_autoencoder import (
-    autoencoder,
-    autoencoder_size_of,
-    encode,
-    of_patches,
-    patch_of,
-)
+from neurodiff.models.ldae_autoencoder import encode
 from neurodiff.models.ldae_sizes import LDAESize
-from neurodiff.models.ldae_slice_encoder import SliceEncoder
-from neurodiff.models.ldae_unet import ShiftUNet
 from neurodiff.pipelines.brain_preprocessing import BrainPreprocessing, prepare_scan
-from neurodiff.pipelines.ldae_files import LDAENetworks, load_ldae, shapes_of
+from neurodiff.pipelines.ldae_arrays import (
+    check_values,
+    checked_codes,
+    checked_latents,
+    checked_volumes,
+)
+from neurodiff.pipelines.ldae_files import LDAENetworks, load_ldae
+from neurodiff.pipelines.ldae_networks import recipe_of, untrained
+from neurodiff.pipelines.ldae_networks import seeded as seeded  # read from here too
 from neurodiff.pipelines.ldae_sampling import (
     Decoding,
     Encoding,
@@ -48,7 +47,7 @@ from neurodiff.pipelines.ldae_sampling import (
     scan_generator,
     slerp,
 )
-from neurodiff.pipelines.ldae_settings import AutoencoderStage, LDAERecipe
+from neurodiff.pipelines.ldae_settings import LDAERecipe
 
 if TYPE_CHECKING:
     from neurodiff.core.cohort import Cohort
@@ -106,33 +105,7 @@ class LDAE:
         ------
         UsageError : a network or the scale of the latents is missing, or they do not fit.
         """
-        decoder, encoder = networks.decoder, networks.encoder
-        if not isinstance(decoder, ShiftUNet) or encoder is None or networks.latent_scale is None:
-            raise UsageError(
-                "an LDAE has an autoencoder, a U-Net with shift, a semantic encoder and the scale "
-                "of its latents; one of them is missing here"
-            )
-        shapes = shapes_of(networks.autoencoder.state_dict())
-        norm = networks.autoencoder.decoder.blocks[-2]
-        size = LDAESize(
-            grid=grid,
-            autoencoder=of_patches(
-                autoencoder_size_of(shapes, groups=norm.num_groups, eps=norm.eps),
-                patch_of(networks.autoencoder),
-            ),
-            unet=decoder.size,
-            encoder=encoder.size,
-        )
-        old = networks.protocol == "ldae-2025"
-        if preparation is None:
-            preparation = BrainPreprocessing(shape=grid, orientation=None if old else "RAS")
-        recipe = LDAERecipe(
-            name=name,
-            protocol="ldae-2025" if old else "neurodiff-1",
-            size=size,
-            preparation=preparation,
-            autoencoder=AutoencoderStage(),
-        )
+        recipe = recipe_of(networks, grid=grid, preparation=preparation, name=name)
         return cls(recipe, networks)
 
     @classmethod
@@ -231,7 +204,11 @@ class LDAE:
                 f"one of {self.size.grid} and its recipe prepares nothing: bring the scan to that "
                 "grid first"
             )
-        _check_values(volume.data[None], what)
+        check_values(volume.data[None], what)
+        if volume.data.min() == volume.data.max():
+            raise DataError(
+                f"{what} is {volume.data.min():g} everywhere; there is no picture in it"
+            )
         return volume
 
     def latents(self, volumes: np.ndarray) -> np.ndarray:
@@ -420,35 +397,13 @@ class LDAE:
         return self.networks.latent_scale
 
     def _volumes(self, volumes: np.ndarray) -> np.ndarray:
-        volumes = np.asarray(volumes)
-        if volumes.ndim != 5 or volumes.shape[1:] != (1, *self.size.grid):
-            raise UsageError(
-                f"volumes have shape {volumes.shape}; this model reads (n, 1, "
-                f"{', '.join(map(str, self.size.grid))}): bring scans to its grid with prepare"
-            )
-        _check_values(volumes, "volumes")
-        return volumes
+        return checked_volumes(volumes, self.size)
 
     def _latents(self, name: str, values: np.ndarray) -> np.ndarray:
-        values = np.asarray(values)
-        if values.ndim != 5 or values.shape[1:] != self.size.latent:
-            raise UsageError(
-                f"{name} has shape {values.shape}; this model has (n, "
-                f"{', '.join(map(str, self.size.latent))})"
-            )
-        _check_finite(values, name)
-        return values.astype(np.float32, copy=False)
+        return checked_latents(name, values, self.size)
 
     def _codes(self, codes: np.ndarray, items: int | None) -> np.ndarray:
-        codes = np.asarray(codes)
-        wanted = self.size.encoder.code
-        if codes.ndim != 2 or codes.shape[1] != wanted or items not in (None, len(codes)):
-            raise UsageError(
-                f"codes have shape {codes.shape}; this model has "
-                f"({'n' if items is None else items}, {wanted}), one for each scan"
-            )
-        _check_finite(codes, "codes")
-        return codes.astype(np.float32, copy=False)
+        return checked_codes(codes, items, self.size)
 
     @torch.no_grad()
     def _each(self, do: Callable[..., Tensor], *arrays: np.ndarray) -> np.ndarray:
@@ -471,48 +426,8 @@ class LDAE:
         return f"<LDAE {self.recipe.name}, {grid} voxels, codes of {self.size.encoder.code}{state}>"
 
 
-def untrained(recipe: LDAERecipe, seed: int = 0) -> LDAENetworks:
-    """New networks of the recipe's sizes, seeded; latents are not scaled."""
-    size = recipe.size
-    return LDAENetworks(
-        seeded(lambda: autoencoder(size.autoencoder), seed, "autoencoder"),
-        seeded(lambda: ShiftUNet(size.unet), seed, "decoder"),
-        seeded(lambda: SliceEncoder(size.encoder), seed, "encoder"),
-        1.0,
-        recipe.protocol,
-    )
-
-
-def seeded(make: Callable[[], Any], seed: int, name: str) -> Any:
-    """A network whose first weights follow from seed and name."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            item_seed(seed, subject="", stimulus=name, stage="ldae weights")
-        )
-        return make()
-
-
 def with_networks(pipe: LDAE, networks: LDAENetworks) -> LDAE:
     """``pipe`` itself, with these networks in it and its protocol on them."""
     pipe._set(replace(networks, protocol=pipe.recipe.protocol))
     pipe.fitted = True
     return pipe
-
-
-def _check_finite(values: np.ndarray, name: str) -> None:
-    for item, value in enumerate(values):
-        if not np.isfinite(value).all():
-            raise DataError(
-                f"{name} hold NaN or infinity in item {item}; make them again from a whole scan, "
-                "or leave that one out"
-            )
-
-
-def _check_values(volumes: np.ndarray, name: str) -> None:
-    _check_finite(volumes, name)
-    low, high = (float(f(volumes)) if volumes.size else 0.0 for f in (np.min, np.max))
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise DataError(
-            f"{name} have values from {low:.4g} to {high:.4g}; the model reads 0 to 1: prepare the "
-            "scans first"
-        )

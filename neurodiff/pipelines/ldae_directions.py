@@ -15,6 +15,7 @@ LDAE, arXiv 2504.08635, and its released script of manipulation (which writes sq
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 from collections.abc import Mapping
@@ -91,6 +92,12 @@ class Direction:
             )
         if self.kind not in ("class", "number"):
             raise UsageError(f"kind is {self.kind!r}; known are 'class' and 'number'")
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of its numbers: the same name may come to mean another direction."""
+        parts = (self.weight, self.mean, self.std, np.float64(self.intercept))
+        return hashlib.sha256(b"".join(np.asarray(p, "<f8").tobytes() for p in parts)).hexdigest()
 
     def score(self, codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """Logit of the class, or the number in its unit; float64."""
