@@ -182,17 +182,30 @@ class LatentCache:
         drawn = item_seed(seed, subject=scan, stimulus="", sample=epoch, stage="latent")
         return self.read(scan).sample(drawn)
 
-    def scale(self, scans: Iterable[str] | None = None) -> float:
+    def mean(self, scans: Iterable[str] | None = None) -> np.ndarray:
+        """Mean of the latents of these scans (all by default), float32 (channels, i, j, k)."""
+        total, count = np.zeros(self.shape), 0
+        for scan in self.ids if scans is None else scans:
+            total, count = total + self.read(scan).mean, count + 1
+        if not count:
+            raise MissingDataError(f"{self.folder} has no latent to take a mean of")
+        return (total / count).astype(np.float32)
+
+    def scale(
+        self, scans: Iterable[str] | None = None, *, centre: np.ndarray | None = None
+    ) -> float:
         """1 over the standard deviation of samples of these scans (all by default), which makes
         the latents of unit size; in closed form, mean of the variances plus that of the means.
 
         The published 0.8730 is this number for one batch.
+
+        centre : (channels, i, j, k) that is taken from each latent first.
         """
         total = squares = variances = 0.0
         count = 0
         for scan in self.ids if scans is None else scans:
             latent = self.read(scan)
-            mean = latent.mean.astype(np.float64)
+            mean = latent.mean.astype(np.float64) - (0.0 if centre is None else centre)
             total, squares = total + float(mean.sum()), squares + float((mean**2).sum())
             variances += float(np.exp(latent.log_variance.astype(np.float64)).sum())
             count += mean.size

@@ -168,9 +168,32 @@ class ShiftUNet(LatentUNet):
             module.requires_grad_(False).eval()
         return self
 
-    def start_from(self, trunk: LatentUNet) -> "ShiftUNet":
-        """Take over the weights of a trained trunk; the first shift stays zero."""
-        self.load_state_dict(self.state_dict() | trunk.state_dict())
+    def start_from(self, trunk: LatentUNet, *, shift_too: bool = False) -> "ShiftUNet":
+        """Take over the weights of a trained trunk; the first shift stays zero.
+
+        shift_too : the shift's blocks start as the trunk's, all but the last layer. At random, half
+            of their layers start at zero and let no code through for hundreds of steps.
+        """
+        own = self.state_dict() | trunk.state_dict()
+        if shift_too:
+            last = "shift_out.2."
+            for name in own:
+                source = name.removeprefix("shift_")
+                if name.startswith("shift_") and source in own and not name.startswith(last):
+                    own[name] = own[source].clone()
+        self.load_state_dict(own)
+        return self
+
+    @torch.no_grad()
+    def even_codes(self, codes: Float[Tensor, "n semantic"]) -> "ShiftUNet":
+        """Let the layer that reads codes see these as of mean 0 and SD 1, number by number.
+
+        Its weights stay what they are in those units (Salimans and Kingma 2016, data-dependent
+        start).
+        """
+        mean, sd = codes.mean(dim=0), codes.std(dim=0).clamp(min=1e-6)
+        self.label_emb.weight.div_(sd)
+        self.label_emb.bias.sub_(self.label_emb.weight @ mean)
         return self
 
     def train(self, mode: bool = True) -> "ShiftUNet":

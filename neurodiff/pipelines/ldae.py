@@ -176,6 +176,8 @@ class LDAE:
             parts = {n: getattr(networks, n) for n in ("autoencoder", "decoder", "encoder")}
             named = {f"{p}.{k}": t for p, m in parts.items() for k, t in m.state_dict().items()}
             named["latent_scale"] = np.float64(networks.latent_scale)
+            if networks.latent_mean is not None:
+                named["latent_mean"] = networks.latent_mean
             self._identity = hash_of_weights(named)
         return self._identity
 
@@ -222,7 +224,7 @@ class LDAE:
         scale = self._scale()
 
         def one(x: Tensor) -> Tensor:
-            return encode(self.networks.autoencoder, x)[0] * scale
+            return (encode(self.networks.autoencoder, x)[0] - self._centre(x)) * scale
 
         return self._each(one, self._volumes(volumes))
 
@@ -237,7 +239,8 @@ class LDAE:
 
         def one(z: Tensor) -> Tensor:
             if memory is None and widest <= _WHOLE:
-                return self.networks.autoencoder.decode(z / self._scale()).clamp(0, 1)
+                z = z / self._scale() + self._centre(z)
+                return self.networks.autoencoder.decode(z).clamp(0, 1)
             return slabs.decode(z).clamp(0, 1)
 
         return self._each(one, self._latents("latents", latents))
@@ -395,6 +398,11 @@ class LDAE:
     def _scale(self) -> float:
         assert self.networks.latent_scale is not None
         return self.networks.latent_scale
+
+    def _centre(self, like: Tensor) -> Any:
+        """What is taken from a latent of the autoencoder before its scale."""
+        mean = self.networks.latent_mean
+        return 0.0 if mean is None else mean.to(like)
 
     def _volumes(self, volumes: np.ndarray) -> np.ndarray:
         return checked_volumes(volumes, self.size)

@@ -44,6 +44,11 @@ def export_bundle(networks: LDAENetworks, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists():
         raise UsageError(f"{folder} exists; give the name of a folder that does not")
+    if networks.latent_mean is not None:
+        raise UsageError(
+            "these latents are centred, which a bundle has no place for; train with "
+            "trunk.centre=false"
+        )
     config: dict[str, Any] = {"latent_scale": networks.latent_scale, "protocol": networks.protocol}
     parts = {
         "autoencoder": networks.autoencoder,

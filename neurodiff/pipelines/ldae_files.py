@@ -59,6 +59,7 @@ class LDAENetworks:
     decoder : trunk and shift, or a U-Net without shift.
     encoder : of semantic codes.
     latent_scale : latents are the autoencoder's times this; None where the files do not say.
+    latent_mean : (c, i, j, k) that is taken from the autoencoder's latents first; None for nothing.
     protocol : what the weights were trained under.
     """
 
@@ -67,6 +68,7 @@ class LDAENetworks:
     encoder: SliceEncoder | None = None
     latent_scale: float | None = None
     protocol: str = "neurodiff-1"
+    latent_mean: Tensor | None = None
 
     def latents(self, *, memory: float | None = None) -> Latents:
         """Volumes (n, 1, i, j, k) in [0, 1] to latents of the diffusion, and back in slabs.
@@ -92,7 +94,8 @@ class LDAENetworks:
             check_finite("latents", z)
             return decode_in_slabs(self.autoencoder, z, memory=memory)
 
-        return Latents(mean, decode, std=1 / self.latent_scale)
+        centre = 0.0 if self.latent_mean is None else self.latent_mean
+        return Latents(mean, decode, mean=centre, std=1 / self.latent_scale)
 
     @torch.no_grad()
     def codes(self, volume: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 
     model_index.json      format, recipe with every default, scale of the latents, gates, files
     autoencoder/  decoder/  encoder/         model.safetensors
+    latents/              mean.safetensors                             where latents are centred
     directions/           directions.json, directions.safetensors      where there are any
 
 Nothing in the folder is code.  It is written beside its place and then renamed, and the index holds
@@ -38,6 +39,7 @@ INDEX = "model_index.json"
 NETWORKS = ("autoencoder", "decoder", "encoder")
 WEIGHTS = "model.safetensors"
 DIRECTIONS = "directions"
+MEAN = "latents/mean.safetensors"
 
 
 def save_pretrained(pipe: LDAE, folder: str | os.PathLike[str]) -> Path:
@@ -54,6 +56,8 @@ def save_pretrained(pipe: LDAE, folder: str | os.PathLike[str]) -> Path:
     with replaced_folder(target) as new:
         for name in NETWORKS:
             save_safetensors(getattr(pipe.networks, name).state_dict(), new / name / WEIGHTS)
+        if pipe.networks.latent_mean is not None:
+            save_safetensors({"mean": pipe.networks.latent_mean}, new / MEAN)
         if pipe.directions:
             from neurodiff.pipelines.ldae_directions import save_directions
 
@@ -109,7 +113,8 @@ def from_pretrained(folder: str | os.PathLike[str]) -> LDAE:
         for name, network in empty.items()
     }
     scale = index["latent_scale"]
-    networks = LDAENetworks(**parts, latent_scale=scale, protocol=recipe.protocol)
+    mean = load_weights(place / MEAN)["mean"] if MEAN in index["files"] else None
+    networks = LDAENetworks(**parts, latent_scale=scale, protocol=recipe.protocol, latent_mean=mean)
     pipe = LDAE(recipe, networks)
     pipe.fitted, pipe.gates = bool(index["fitted"]), list(index["gates"])
     if any(file.startswith(f"{DIRECTIONS}/") for file in index["files"]):

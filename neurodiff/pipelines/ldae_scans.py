@@ -183,10 +183,17 @@ class Posteriors:
     Parameters
     ----------
     draws_once : one frozen draw of each (protocol "ldae-2025"), the same as `LatentCache.sample`.
+    centre : (c, i, j, k) that is taken from each.
     """
 
     def __init__(
-        self, cache: LatentCache, ids: Sequence[str], *, seed: int, draws_once: bool
+        self,
+        cache: LatentCache,
+        ids: Sequence[str],
+        *,
+        seed: int,
+        draws_once: bool,
+        centre: np.ndarray | None = None,
     ) -> None:
         self.mean = np.zeros((len(ids), *cache.shape), np.float32)
         self.sd = None if draws_once else np.zeros_like(self.mean)
@@ -197,6 +204,8 @@ class Posteriors:
                 latent = cache.read(scan)
                 self.mean[number] = latent.mean
                 self.sd[number] = np.exp(0.5 * latent.log_variance)
+        if centre is not None:
+            self.mean -= centre
 
     def __len__(self) -> int:
         return len(self.mean)

@@ -83,11 +83,15 @@ class TrunkStage:
     training : of the U-Net; None leaves it untrained, which only a test wants.
     latent_scale : what latents are multiplied with; None: one over the SD of those of the training
         scans (published: 0.8730, that of one batch).
+    centre : take the mean latent of the training scans away first. What all scans share is most of
+        a latent's variance (0.997 of it in the simulated cohort), and a code can tell none of it;
+        published: no.
     checkpointing : compute blocks again in the backward pass.
     """
 
     training: TrainingSettings | None = None
     latent_scale: float | None = None
+    centre: bool = False
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -105,6 +109,14 @@ class SemanticStage:
     snr_power : of the weight SNR^power / (1 + SNR).
     layer_scale : what the residual blocks of a new slice encoder are multiplied with at first;
         ConvNeXt's 1e-6 is for long trainings, and a short one needs blocks that act from the start.
+    read_out : a training in which the encoder alone learns to tell a scan's latent through one
+        linear layer, which is then thrown away; it comes first. Published: none, and then a short
+        training leaves codes that tell little: the loss of the diffusion hardly asks for them.
+    from_trunk : the shift starts with the weights of the trunk's way up, its last layer with zeros;
+        published: at random, most of it at zero, where a short training does not get a code through.
+    even_start : the first layer that reads codes starts so that those of the training scans have
+        mean 0 and SD 1 there; what an untrained encoder tells of scans is else a tenth of what it
+        tells of all. Published: no.
     stored : type of the prepared volumes on disk.
     checkpointing : compute blocks again in the backward pass.
     """
@@ -112,6 +124,9 @@ class SemanticStage:
     training: TrainingSettings | None = None
     snr_power: float = 0.1
     layer_scale: float = 1e-6
+    read_out: TrainingSettings | None = None
+    from_trunk: bool = False
+    even_start: bool = False
     stored: Literal["float16", "float32"] = "float16"
     checkpointing: bool = False
 

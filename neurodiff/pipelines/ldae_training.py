@@ -95,15 +95,20 @@ def fit_ldae(
             identity = f"{identity}\x1e{other}"
         autoencoder = fit_autoencoder(work, networks.autoencoder, scans, checked, identity)
         cache = fit_latents(work, autoencoder, scans, identity)
-        posteriors = Posteriors(cache, scans.cohort.ids, seed=seed, draws_once=recipe.draws_once)
-        scale = recipe.trunk.latent_scale or cache.scale(scans.cohort.ids)
+        ids = scans.cohort.ids
+        centre = cache.mean(ids) if recipe.trunk.centre else None
+        once = recipe.draws_once
+        posteriors = Posteriors(cache, ids, seed=seed, draws_once=once, centre=centre)
+        scale = recipe.trunk.latent_scale or cache.scale(ids, centre=centre)
         inputs = [hash_of_weights(autoencoder.state_dict()), identity, f"{scale!r}", str(seed)]
         trunk = fit_trunk(work, posteriors, scale, inputs, pipe.device)
-        decoder = networks.decoder.start_from(trunk)
+        decoder = networks.decoder.start_from(trunk, shift_too=recipe.semantic.from_trunk)
         inputs.append(hash_of_weights(trunk.state_dict()))
         encoder = networks.encoder
         fit_semantic(work, (encoder, decoder), scans, posteriors, scale, inputs)
-        with_networks(pipe, LDAENetworks(autoencoder, decoder, encoder, float(scale)))
+        mean = None if centre is None else torch.from_numpy(centre)
+        found = LDAENetworks(autoencoder, decoder, encoder, float(scale), latent_mean=mean)
+        with_networks(pipe, found)
         pipe.gates = [*stages.gates]
         pipe.directions = fit_directions(pipe, scans, progress=progress)
     return pipe
@@ -223,6 +228,10 @@ def fit_semantic(
             volumes = torch.from_numpy(scans.take(rows)).to(device)
             return last.saw(module(volumes, x, generator))
 
+        if stage.read_out is not None:
+            fit_read_out(work, encoder, scans, latents, stage.read_out, folder)
+        if stage.even_start:
+            decoder.even_codes(codes_of(encoder, scans))
         walks = recipe.walks()
         model = SemanticLoss(
             encoder,
@@ -255,6 +264,61 @@ def fit_semantic(
         state=state,
         restore=restore,
     )
+
+
+class ReadOut(nn.Module):
+    """The encoder and one linear layer that tells the latent from its code."""
+
+    def __init__(self, encoder: SliceEncoder, shape: tuple[int, ...], sd: float) -> None:
+        super().__init__()
+        self.encoder, self.sd = encoder, sd
+        self.linear = nn.Linear(encoder.size.code, int(np.prod(shape)))
+
+    def forward(self, volumes: Tensor, latents: Tensor) -> dict[str, Tensor]:
+        told = self.linear(self.encoder(slices_first(volumes)))
+        return {"loss": ((told - latents.flatten(1) / self.sd) ** 2).mean()}
+
+
+def fit_read_out(
+    work: Work,
+    encoder: SliceEncoder,
+    scans: PreparedScans,
+    latents: Posteriors,
+    training: TrainingSettings,
+    folder: Path | None,
+) -> None:
+    """The encoder alone, so that its codes tell a scan's latent; see `SemanticStage.read_out`."""
+    from neurodiff.pipelines.ldae import seeded
+
+    device = next(encoder.parameters()).device
+    centre = torch.from_numpy(latents.mean.mean(axis=0))
+    sd = float(latents.mean.std(axis=0).mean()) or 1.0
+    model = seeded(lambda: ReadOut(encoder, latents.mean.shape[1:], sd), work.seed, "read-out").to(
+        device
+    )
+
+    def loss(module: nn.Module, rows: np.ndarray, generator: torch.Generator) -> dict:
+        x = torch.from_numpy(latents.mean[rows]) - centre
+        volumes = torch.from_numpy(scans.take(rows))
+        return module(volumes.to(device), x.to(device))
+
+    place = None if folder is None else folder / "read-out"
+    work.train("read-out", model, loss, len(latents), training, folder=place)
+
+
+@torch.no_grad()
+def codes_of(encoder: SliceEncoder, scans: PreparedScans, most: int = 512) -> Tensor:
+    """Codes of at most ``most`` of the scans, evenly spread over them."""
+    device = next(encoder.parameters()).device
+    rows = np.unique(np.linspace(0, len(scans) - 1, min(most, len(scans))).astype(int))
+    was = encoder.training
+    encoder.eval()
+    codes = [
+        encoder(slices_first(torch.from_numpy(scans.take(part)).to(device)))
+        for part in np.array_split(rows, max(1, len(rows) // 16))
+    ]
+    encoder.train(was)
+    return torch.cat(codes)
 
 
 def set_checkpointing(encoder: SliceEncoder, decoder: ShiftUNet, on: bool) -> None:
