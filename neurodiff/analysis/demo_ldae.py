@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from neurodiff.core.cohort import Cohort
     from neurodiff.pipelines.ldae import LDAE
 
-SHARES = {"train": 0.62, "validation": 0.08, "test": 0.30}
+SHARES = {"demo": {"train": 0.70, "validation": 0.05, "test": 0.25}}
+SHARES["tiny"] = {"train": 0.62, "validation": 0.08, "test": 0.30}
+PEOPLE = {"demo": 560, "tiny": 24}
 AT_ONCE = 16  # scans that go through a network together
 MODEL = "model"
 
@@ -46,7 +48,6 @@ def run_ldae_demo(out: str | Path, seed: int, size: str) -> str:
     UsageError : a folder that holds something else.
     """
     from neurodiff.core.config import dump, load
-    from neurodiff.datasets.simulated.brain_opening import BRAIN_SIZES
     from neurodiff.pipelines.ldae_settings import LDAERecipe
 
     progress = Progress.to_stdout(every=15)
@@ -57,8 +58,8 @@ def run_ldae_demo(out: str | Path, seed: int, size: str) -> str:
         {
             "data": "simulated_brains",
             "simulated": True,
-            "brains": asdict(BRAIN_SIZES[size]),
-            "shares": SHARES,
+            "brains": asdict(brain_settings(size, recipe.size.grid)),
+            "shares": SHARES[size],
         },
         command=sys.argv,
         seed=seed,
@@ -85,12 +86,12 @@ def fit_and_evaluate(
     """The training and everything that is asked of it."""
     from neurodiff.analysis.demo import Clock
     from neurodiff.analysis.ldae_evaluation import evaluate_ldae
-    from neurodiff.datasets.simulated.brain_opening import simulated_brains
+    from neurodiff.datasets.simulated.brains import SimulatedBrains
     from neurodiff.pipelines.ldae import LDAE
 
     clock = Clock()
-    brains = simulated_brains(size, seed)
-    parts = brains.cohort().split(SHARES, seed=seed)
+    brains = SimulatedBrains(brain_settings(size, recipe.size.grid), seed=seed)
+    parts = brains.cohort().split(SHARES[size], seed=seed)
     told = ", ".join(f"{len(part.subjects)} {name}" for name, part in parts.items())
     progress.say(f"simulated brains: {told} (people)")
     pipe = LDAE(recipe).fit(
@@ -113,6 +114,13 @@ def fit_and_evaluate(
     return CohortOutcome(run, pipe, parts, found, clock.seconds)
 
 
+def brain_settings(size: str, grid: tuple[int, int, int]) -> Any:
+    """People and grid of the simulated cohort; people cost little, and codes need many."""
+    from neurodiff.datasets.simulated.brain_opening import BRAIN_SIZES
+
+    return replace(BRAIN_SIZES[size], subjects=PEOPLE[size], shape=tuple(grid))
+
+
 def demo_plan(size: str) -> Any:
     """How much of the evaluation each size does."""
     from neurodiff.analysis.ldae_evaluation import EvaluationPlan
@@ -122,7 +130,9 @@ def demo_plan(size: str) -> Any:
             people=3, edited=2, amounts=(-1.0, 1.0), folds=2, bootstrap=50, gaps=(12.0, 24.0),
             generation=False,
         )  # fmt: skip
-    return EvaluationPlan(people=16, edited=8, cnn=True)
+    return EvaluationPlan(
+        people=16, edited=8, cnn=True, tasks=("AD vs CN", "age", "conversion within 24 months")
+    )
 
 
 def scores_of(found: LDAEEvaluation) -> Any:

@@ -9,6 +9,7 @@ Each part is a table that keeps single scans; `page_ldae` arranges them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,8 @@ class EvaluationPlan:
     amounts : of the edits.
     directions : names of the model's directions to edit along; those it lacks are left out.
     gaps : months of filling in.
+    tasks : of the probes, by name; None is all that the cohort can answer. "conversion within N
+        months" sets the months.
     folds, bootstrap : of the probes.
     cnn : train the supervised network, for the subjects of the first fold alone.
     generation : score sets of drawn scans.
@@ -59,6 +62,7 @@ class EvaluationPlan:
     amounts: tuple[float, ...] = (-2.0, -1.0, 1.0, 2.0)
     directions: tuple[str, ...] = ("AD", "age")
     gaps: tuple[float, ...] = (6.0, 12.0, 18.0, 24.0)
+    tasks: tuple[str, ...] | None = None
     folds: int = 5
     bootstrap: int = 1000
     cnn: bool = False
@@ -253,11 +257,24 @@ def _probes(
     return evaluate_probes(
         features,
         cohort.scans,
+        tasks=None if plan.tasks is None else chosen_tasks(plan.tasks),
         folds=plan.folds,
         bootstrap=plan.bootstrap,
         seed=seed,
         progress=progress,
     )
+
+
+def chosen_tasks(names: Sequence[str]) -> list[Any]:
+    """Tasks of the probes by name, conversion with its own months."""
+    from neurodiff.analysis.probe_tasks import probe_tasks
+
+    found: list[Any] = []
+    for name in names:
+        months = re.fullmatch(r"conversion within (\d+) months", name)
+        within = {"within": float(months[1])} if months else {}
+        found += probe_tasks([name], **within)
+    return found
 
 
 def same_training_pca(

@@ -112,8 +112,8 @@ class SemanticStage:
     read_out : a training in which the encoder alone learns to tell a scan's latent through one
         linear layer, which is then thrown away; it comes first. Published: none, and then a short
         training leaves codes that tell little: the loss of the diffusion hardly asks for them.
-    from_trunk : the shift starts with the weights of the trunk's way up, its last layer with zeros;
-        published: at random, most of it at zero, where a short training does not get a code through.
+    from_trunk : the shift starts as the trunk's way up, but its last layer with zeros;
+        published: at random, much of it at zero, where a short training gets no code through.
     even_start : the first layer that reads codes starts so that those of the training scans have
         mean 0 and SD 1 there; what an untrained encoder tells of scans is else a tenth of what it
         tells of all. Published: no.

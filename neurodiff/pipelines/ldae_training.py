@@ -14,6 +14,7 @@ killed run ends in the weights of an undisturbed one.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from neurodiff.core.cohort import Cohort
 from neurodiff.core.config import dump
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.training import TrainingSettings
 from neurodiff.datasets.latent_cache import hash_of_weights
 from neurodiff.diffusion.heads import EPS
 from neurodiff.diffusion.objective import Objective, snr_power
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from neurodiff.core.run import Run
     from neurodiff.pipelines.ldae import LDAE
 
+READ_OUT = "read-out"
 _SLICES = 32  # that the encoder's backward pass holds at once
 
 
@@ -242,6 +245,8 @@ def fit_semantic(
         )
         set_checkpointing(encoder, decoder, stage.checkpointing)
         work.train("semantic", model, loss, len(latents), training, folder=folder, log=log)
+        if folder is not None:  # kept until here, so that a killed run repeats nothing of it
+            shutil.rmtree(folder / READ_OUT, ignore_errors=True)
         set_checkpointing(encoder, decoder, False)
         return last.means()
 
@@ -302,7 +307,7 @@ def fit_read_out(
         volumes = torch.from_numpy(scans.take(rows))
         return module(volumes.to(device), x.to(device))
 
-    place = None if folder is None else folder / "read-out"
+    place = None if folder is None else folder / READ_OUT
     work.train("read-out", model, loss, len(latents), training, folder=place)
 
 
