@@ -19,6 +19,7 @@ from neurodiff.models.ldae_autoencoder import autoencoder, encode
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import ShiftUNet
 from neurodiff.pipelines.ldae import LDAE, seeded
+from neurodiff.pipelines.ldae_bundles import export_bundle
 from neurodiff.pipelines.ldae_cost import plan_text, stage_costs
 from neurodiff.pipelines.ldae_scans import Posteriors, encode_scans, prepared_scans
 from neurodiff.pipelines.ldae_training import SemanticLoss, set_checkpointing
@@ -351,3 +352,47 @@ def test_plan_counts_parameters_operations_and_memory(monkeypatch):
     assert "fits into 24 GB" in text
     with pytest.raises(UsageError, match="Did you mean 'RTX 4090'"):
         plan_text(dataclasses.replace(recipe, card="RTX 409"))
+
+
+# what a short training starts from
+SHORT = [
+    "trunk.centre=true",
+    "semantic.from_trunk=true",
+    "semantic.even_start=true",
+    "semantic.read_out={steps: 7, batch_size: 4, warmup: 1, checkpoint_every: 3}",
+]
+
+
+def test_a_centred_model_has_centred_latents_and_decodes_them_to_the_same_scan(tmp_path):
+    pipe = fitted(overrides=SHORT)
+    train = cohort()
+    volumes = np.stack([pipe.prepare(scan).data for scan in train])
+    latents = pipe.latents(volumes)
+    assert np.abs(latents.mean(axis=0)).max() < 1e-3 * np.abs(latents).max() + 1e-4
+    plain = pipe.networks.autoencoder
+    with torch.no_grad():
+        x = torch.from_numpy(volumes)
+        told = plain.decode(plain.encode(x)[0]).clamp(0, 1).numpy()
+    np.testing.assert_allclose(pipe.images(latents), told, atol=1e-5)
+    again = LDAE.from_pretrained(pipe.save_pretrained(tmp_path / "model"))
+    assert again.identity == pipe.identity
+    np.testing.assert_array_equal(again.latents(volumes), latents)
+    with pytest.raises(UsageError, match="centred"):
+        export_bundle(pipe.networks, tmp_path / "bundle")
+
+
+def test_killed_after_the_read_out_ends_in_the_same_weights(tmp_path, monkeypatch):
+    save = loop._save
+
+    def dying(folder, step, *rest):
+        save(folder, step, *rest)
+        if "semantic" in str(folder) and folder.name != "read-out":
+            raise Killed
+
+    monkeypatch.setattr(loop, "_save", dying)
+    with pytest.raises(Killed):
+        fitted(run_in(tmp_path / "run", SHORT), overrides=SHORT)
+    monkeypatch.setattr(loop, "_save", save)
+    resumed = fitted(run_in(tmp_path / "run", SHORT), overrides=SHORT)
+    assert resumed.identity == fitted(overrides=SHORT).identity
+    assert not list((tmp_path / "run").rglob("read-out"))
