@@ -244,7 +244,19 @@ def fit_semantic(
             coefficient=walks.training_coefficient(),
         )
         set_checkpointing(encoder, decoder, stage.checkpointing)
-        work.train("semantic", model, loss, len(latents), training, folder=folder, log=log)
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        rates = [stage.encoder_rate if n.startswith("encoder.") else 1.0 for n in trained]
+        work.train(
+            "semantic",
+            model,
+            loss,
+            len(latents),
+            training,
+            folder=folder,
+            log=log,
+            parameters=list(trained.values()),
+            rates=rates,
+        )
         if folder is not None:  # kept until here, so that a killed run repeats nothing of it
             shutil.rmtree(folder / READ_OUT, ignore_errors=True)
         set_checkpointing(encoder, decoder, False)
