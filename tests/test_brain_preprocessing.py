@@ -260,3 +260,26 @@ def test_what_ants_is_told_of_a_place(scan, monkeypatch):
     lps = told["direction"] @ (voxel * told["spacing"]) + told["origin"]
     ras = (turned.affine @ [*voxel, 1])[:3]
     np.testing.assert_allclose(lps, ras * [-1, -1, 1])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "AIL"])
+def test_a_map_comes_back_to_every_voxel_of_an_oblique_scan(codes):
+    """On a grid of the scan's own voxels, so that nothing is interpolated, borders included."""
+    turn = np.eye(4)
+    c, s = np.cos(0.26), np.sin(0.26)
+    turn[:2, :2], turn[:3, 3] = [[c, -s], [s, c]], [-77.6, -121.6, -72.6]
+    values = np.random.default_rng(0).random((1, 24, 32, 24)).astype(np.float32)
+    own = Volume(values, turn @ np.diag([6.75, 6.75, 6.75, 1.0])).reoriented(codes)
+    made = prepare_scan(own, BrainPreprocessing(spacing=6.75, shape=(24, 32, 24)))
+    back = made.to_scan_space(made.volume, intensities=True)
+    np.testing.assert_allclose(back.data, own.data, atol=1e-4)
+    np.testing.assert_array_equal(back.affine, own.affine)
+
+
+def test_a_map_is_zero_outside_the_grid():
+    own = Volume(np.ones((1, 40, 40, 40), np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
+    own.data[0, 20, 20, 20] = 0
+    made = prepare_scan(own, BrainPreprocessing(spacing=4.0, shape=(20, 20, 20)))
+    back = made.to_scan_space(made.volume.with_data(np.ones((1, 20, 20, 20), np.float32))).data[0]
+    assert back.sum() == 20**3
+    assert back[10:30, 10:30, 10:30].all()

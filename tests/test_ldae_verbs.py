@@ -223,12 +223,13 @@ def test_decoding_is_the_scans_own_draw(tmp_path, few, run):
 
 def test_a_run_is_evaluated_once_and_reported(tmp_path, run, monkeypatch):
     plan = dataclasses.replace(
-        demo_ldae.demo_plan("tiny"), people=2, edited=1, directions=("AD",), gaps=(24.0,)
+        demo_ldae.demo_plan("tiny"), people=2, edited=1, directions=("AD",), gaps=(24.0,), steps=1
     )
     monkeypatch.setattr(demo_ldae, "demo_plan", lambda _: plan)
     page = tmp_path / "page.html"
     result = CliRunner().invoke(app, ["evaluate", str(run)])
     assert result.exit_code == 0, result.output
+    assert "  prepare: " in result.output
     assert Run.open(run).scores_path.is_file()
     result = CliRunner().invoke(app, ["report", str(run), "--out", str(page)])
     assert result.exit_code == 0, result.output

@@ -157,6 +157,7 @@ def prepared_volumes(
     ------
     DataError : none of them can be.
     """
+    progress.begin("prepare")
     done, failed = cohort.each(lambda _, scan: pipe.prepare(scan), progress=progress)
     if not done:
         raise DataError(f"none of {len(cohort)} scans can be prepared; {failed['reason'].iloc[0]}")

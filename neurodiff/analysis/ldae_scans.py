@@ -18,7 +18,8 @@ import pandas as pd
 
 from neurodiff.core.atomic import write_csv, write_error, write_json
 from neurodiff.core.cohort import LEFT_OUT, Cohort
-from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
+from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
+from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import now, package_version
 from neurodiff.core.safe_io import read_json, sha256_of
 from neurodiff.core.volume import Volume
@@ -27,6 +28,7 @@ from neurodiff.pipelines.brain_preprocessing import WHAT_IS_LOST, Prepared, prep
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
 
+Failures = list[tuple[str, str, str]]
 _IMAGES = (".nii", ".nii.gz", ".img", ".hdr", ".mgh", ".mgz")
 
 
@@ -287,7 +289,7 @@ def lost_of(scan: EncodedScan, error: float) -> list[str]:
     return lines
 
 
-def write_failed(folder: Path, failed: list[tuple[str, str, str]]) -> Path:
+def write_failed(folder: Path, failed: Failures) -> Path:
     """``failed.csv`` of scan, path, reason; an older one goes where nothing failed."""
     path = folder / "failed.csv"
     if failed:
@@ -295,6 +297,28 @@ def write_failed(folder: Path, failed: list[tuple[str, str, str]]) -> Path:
     else:
         path.unlink(missing_ok=True)
     return path
+
+
+def close_run(folder: Path, failed: Failures, scans: Cohort, done: str, progress: Progress) -> None:
+    """List what failed and what the cohort left out, and raise where a scan failed."""
+    count = len(scans)
+    left = list(scans.left_out.itertuples(index=False, name=None))  # type: ignore[union-attr]
+    listed = write_failed(folder, [*failed, *left])
+    if left:
+        progress.say(
+            f"{len(left)} were left out before, first {left[0][0]}: {left[0][2]} (all in {listed})"
+        )
+    if not failed:
+        return
+    for scan, _, reason in failed[:5] if count > 1 else []:
+        progress.say(f"failed: {scan}: {reason}")
+    if len(failed) == count:
+        what = failed[0][2] if count == 1 else f"none of {count} scans could be {done}; first: "
+        raise DataError(what if count == 1 else f"{what}{failed[0][2]} ({listed})")
+    raise NeurodiffError(
+        f"{len(failed)} of {count} scans could not be {done}, first {failed[0][0]}: {failed[0][2]} "
+        f"(all in {listed}); the others are done: mend these and start the same command again"
+    )
 
 
 def require_folder(folder: Path) -> None:

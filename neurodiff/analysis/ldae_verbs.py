@@ -6,39 +6,36 @@ same model, scan and settings is not done again, so that the same command goes o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.ldae_encoding import TABLE, encode_cohort
 from neurodiff.analysis.ldae_scans import (
     EncodedScan,
+    Failures,
     Walk,
     affine_of,
-    affine_text,
+    close_run,
     decoded,
     encode_scan,
     file_name,
-    flags_with,
     is_written,
     made_by,
     one_scan,
     open_model,
     open_scans,
-    prepared,
     require_folder,
     source_of,
     write_changed,
-    write_failed,
 )
 from neurodiff.core.atomic import write_json
-from neurodiff.core.code_table import CodeTable, checked_name, read_codes, write_codes
+from neurodiff.core.code_table import CodeTable, read_codes
 from neurodiff.core.cohort import Cohort
-from neurodiff.core.errors import DataError, NeurodiffError, UsageError, suggest
+from neurodiff.core.errors import NeurodiffError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import now, package_version
 from neurodiff.core.volume import Volume
@@ -46,82 +43,10 @@ from neurodiff.core.volume import Volume
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
 
-Failures = list[tuple[str, str, str]]
-TABLE = "codes.parquet"
-_EVERY = 30.0  # seconds between two writings of a growing table
-_KEPT = ("scan", "subject", "session", "age", "sex", "diagnosis", "site", "scanner", "split")
+__all__ = ["TABLE", "decode_codes", "edit_scans", "encode_cohort", "interpolate_scans"]
+
 _NOWHERE = "not known: the table does not tell it, and the grid's middle is at the origin"
 _PARTS = (".nii.gz", "_change.nii.gz")
-
-
-def encode_cohort(
-    cohort: Cohort | str | Path,
-    out: str | Path,
-    model: str | Path,
-    *,
-    root: str | Path | None = None,
-    walk: Walk | None = None,
-    progress: Progress = SILENT,
-) -> Path:
-    """Codes of every scan of a cohort as one table; returns its path.
-
-    Parameters
-    ----------
-    cohort : the name of a data set (with ``root``), a folder of scans, a CSV of them, or a cohort.
-    out : a file that ends in .parquet or .csv, or a folder, which then holds ``codes.parquet``.
-    model : folder of a model, or of a run.
-
-    Raises
-    ------
-    DataError : no scan could be encoded, or the table is of another model.
-    NeurodiffError : some scans failed (exit code 1); they are in ``failed.csv`` beside the table.
-    """
-    path = Path(out)
-    path = checked_name(path if path.suffix in (".parquet", ".csv") else path / TABLE)
-    scans, pipe = open_scans(cohort, root), open_model(model, walk)
-    for note in scans.notes:
-        progress.say(f"note: {note}")
-    about = {
-        "model": pipe.identity,
-        "recipe": pipe.recipe.name,
-        "protocol": pipe.protocol,
-        "preparation": None if pipe.recipe.preparation is None else asdict(pipe.recipe.preparation),
-        "grid": list(pipe.size.grid),
-        "simulated": scans.simulated,
-        "neurodiff": package_version(),
-    }
-    rows, again = _known_rows(path, pipe, scans), 0
-    require_folder(path.parent)
-    failed: Failures = []
-    written = time.monotonic()
-    progress.begin("encode")
-    try:
-        for number, name in enumerate(scans.ids):
-            row = scans.row(number)
-            source = source_of(row)
-            try:
-                volume = None if source else scans[number]
-                source = source or volume.fingerprint()
-                if name in rows and rows[name][0]["source"] == source:
-                    rows[name][0].update(_told(row))  # the table may tell more by now
-                    again += 1
-                else:
-                    volume = scans[number] if volume is None else volume
-                    rows[name] = _encoded_row(pipe, row, volume, source)
-            except NeurodiffError as error:
-                rows.pop(name, None)
-                failed.append((name, row["path"], str(error)))
-            progress.update(number + 1, len(scans), f"{len(failed)} failed")
-            if time.monotonic() - written > _EVERY:
-                _write(path, rows, about)
-                written = time.monotonic()
-    finally:  # also when it is interrupted: the same command goes on from here
-        if rows:
-            _write(path, rows, about)
-    if again:
-        progress.say(f"{again} of {len(scans)} scans were encoded before")
-    _close(path.parent, failed, scans, "encoded", progress)
-    return path
 
 
 def decode_codes(
@@ -170,10 +95,7 @@ def decode_codes(
             "written": now(),
             "scan": {"scan": row["scan"], "subject": row["subject"]},
             "affine": place,
-            "place": "as prepared for the encoder"
-            if affine is not None
-            else "not known: the table "
-            "does not tell it, and the middle of the grid is at the origin",
+            "place": "as prepared for the encoder" if affine is not None else _NOWHERE,
             "cannot be restored": [
                 "everything that the code does not hold: the noise was drawn, so that folds and "
                 "noise of the image are not those of the scan",
@@ -238,7 +160,7 @@ def edit_scans(
         except NeurodiffError as error:
             failed.append((name, row["path"], str(error)))
         progress.update(number + 1, len(cohort), f"{len(failed)} failed")
-    _close(out, failed, cohort, "edited", progress)
+    close_run(out, failed, cohort, "edited", progress)
     return out
 
 
@@ -297,84 +219,6 @@ def interpolate_scans(
         values = decoded(pipe, code, noise, walk.steps)
         write_changed(stem, first, values, unchanged, record, tuple(notes))
     return out
-
-
-# ------------------------------------------------------------------------------------- encoding
-
-
-def _known_rows(
-    path: Path, pipe: LDAE, scans: Cohort
-) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
-    """Rows of an earlier call by scan; a table of another model is refused."""
-    if not path.is_file():
-        return {}
-    table = read_codes(path)
-    table.require_model(pipe.identity, pipe.size.encoder.code, str(path))
-    if not table.model and path.suffix == ".parquet":
-        raise DataError(f"{path} does not say which model made it; name a new file")
-    records = table.scans.to_dict("records")
-    rows = {r["scan"]: (r, table.codes[k]) for k, r in enumerate(records)}
-    if path.suffix == ".csv":  # it cannot say its model, and another one may have the same width
-        rows = {name: row for name, row in rows.items() if row[0].get("model") == pipe.identity}
-        foreign = set(table.scans["scan"]) - set(rows)
-        if foreign:
-            raise DataError(f"{path} holds codes of another model; name a new file")
-    others = set(rows) - set(scans.ids)
-    if others:
-        raise DataError(
-            f"{path} holds {len(others)} scans that are not in this cohort, such as "
-            f"{min(others)}; name a new file, or delete it"
-        )
-    return rows
-
-
-def _encoded_row(
-    pipe: LDAE, row: pd.Series, volume: Volume, source: str
-) -> tuple[dict[str, Any], np.ndarray]:
-    made = prepared(pipe, volume)
-    code = pipe.codes(made.volume.data[None])[0]
-    known = _told(row) | {
-        "flags": flags_with(volume, made),
-        "low": made.low,
-        "high": made.high,
-        "grid_affine": affine_text(made.volume.affine),
-        "model": pipe.identity,
-        "source": source,
-    }
-    return known, code
-
-
-def _told(row: pd.Series) -> dict[str, Any]:
-    """What the cohort tells of a scan."""
-    file = Path(row["path"]).name if row["path"] else ""
-    return {name: row[name] for name in _KEPT} | {"file": file}
-
-
-def _write(path: Path, rows: dict[str, Any], about: dict[str, Any]) -> None:
-    known, codes = zip(*rows.values(), strict=True)
-    write_codes(path, CodeTable(scans=pd.DataFrame(known), codes=np.stack(codes), about=about))
-
-
-def _close(folder: Path, failed: Failures, scans: Cohort, done: str, progress: Progress) -> None:
-    """List what failed and what the cohort left out, and raise where a scan failed."""
-    count = len(scans)
-    left = list(scans.left_out.itertuples(index=False, name=None))  # type: ignore[union-attr]
-    listed = write_failed(folder, [*failed, *left])
-    if left:
-        progress.say(
-            f"{len(left)} were left out before, first {left[0][0]}: {left[0][2]} (all in {listed})"
-        )
-    if not failed:
-        return
-    for scan, _, reason in failed[:5] if count > 1 else []:
-        progress.say(f"failed: {scan}: {reason}")
-    if len(failed) == count:
-        what = failed[0][2] if count == 1 else f"none of {count} scans could be {done}; first: "
-        raise DataError(what if count == 1 else f"{what}{failed[0][2]} ({listed})")
-    raise NeurodiffError(
-        f"{len(failed)} of {count} scans could not be {done}, first {failed[0][0]}: {failed[0][2]} "
-        f"(all in {listed}); the others are done: mend these and start the same command again"
-    )
 
 
 # ------------------------------------------------------------------------------------- changing

@@ -24,6 +24,7 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 
+_ROUNDING = 1e-3  # voxels of the grid
 SMALLEST_MM = 100.0  # an adult brain is longer than this along each axis
 WHAT_IS_LOST = (
     "detail finer than the model's voxels",
@@ -105,10 +106,12 @@ class Prepared:
             )
         there = np.linalg.inv(values.affine) @ self.affine
         parts = [
-            affine_transform(part, there[:3, :3], there[:3, 3], output_shape=self.shape, order=1)
+            affine_transform(
+                part, there[:3, :3], there[:3, 3], output_shape=self.shape, order=1, mode="nearest"
+            )
             for part in values.data
         ]
-        data = np.stack(parts).astype(np.float32)
+        data = np.stack(parts).astype(np.float32) * _within(there, self.shape, values.shape)
         if intensities:
             data = data * np.float32(self.high - self.low) + np.float32(self.low)
         return Volume(data, self.affine, values.unit, values.name)
@@ -155,6 +158,16 @@ def prepare_scan(volume: Volume, settings: BrainPreprocessing | None = None) -> 
         high=high,
         notes=_notes(tuple(spaced.shape[1:]), settings),
     )
+
+
+def _within(there: np.ndarray, shape: tuple[int, ...], grid: tuple[int, ...]) -> np.ndarray:
+    """Which voxels of ``shape`` lie on ``grid``; one at its very edge may miss it by rounding."""
+    i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    inside = np.ones(shape, bool)
+    for row, n in zip(there[:3], grid, strict=True):
+        place = row[0] * i + row[1] * j + (row[2] * k + row[3])
+        inside &= (place >= -_ROUNDING) & (place <= n - 1 + _ROUNDING)
+    return inside
 
 
 def _window(data: np.ndarray, settings: BrainPreprocessing, what: str) -> tuple[float, float]:
