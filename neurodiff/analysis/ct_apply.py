@@ -51,6 +51,7 @@ class HowToApply:
     extrapolate : filters hold for other models of their vendor too.
     dry_run : print the table and stop.
     seed : of the noise of the diffusion mode.
+    despite_gate : of the diffusion mode: accept an autoencoder that failed its gate, and say so.
     """
 
     mode: str = "linear"
@@ -60,6 +61,7 @@ class HowToApply:
     extrapolate: bool = False
     dry_run: bool = False
     seed: int = 0
+    despite_gate: bool = False
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -70,6 +72,8 @@ class HowToApply:
         ):
             if given not in known:
                 raise UsageError(f"{name} is {given!r}; there are {' and '.join(known)}")
+        if self.despite_gate and self.mode != "diffusion":
+            raise UsageError("--despite-gate goes with --mode diffusion; linear has no gate")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,9 +121,9 @@ def apply_cohort(
     made = open_standardizer(mapping)
     network = None
     if how.mode == "diffusion":
-        from neurodiff.analysis.ct_diffusion_mode import diffusion_beside
+        from neurodiff.pipelines.ct_networks import diffusion_beside
 
-        network = diffusion_beside(mapping, how.seed)
+        network = diffusion_beside(mapping, how.seed, despite_gate=how.despite_gate)
     beside = (
         None
         if source.suffix in (".parquet", ".csv")

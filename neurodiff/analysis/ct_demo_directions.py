@@ -26,7 +26,7 @@ from neurodiff.pipelines.ct_standardizer import CTStandardizer, Standardized
 
 if TYPE_CHECKING:
     from neurodiff.analysis.ct_demo import CTOutcome
-    from neurodiff.analysis.ct_diffusion_mode import DiffusionMode
+    from neurodiff.pipelines.ct_networks import DiffusionMode
 
 EASY = "sharp to soft"
 LIBRARY_ENTRY = "toshiba_fc51_fc13"

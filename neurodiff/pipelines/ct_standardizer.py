@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,11 +26,8 @@ from neurodiff.bridges.ct_phantom import (
     filter_from_noise,
     filter_from_transfer,
 )
-from neurodiff.core.atomic import write_json
-from neurodiff.core.config import check
-from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
+from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.radial_gain import check_slices
-from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.datasets.simulated.scanners import kernel_library
@@ -43,7 +40,8 @@ from neurodiff.pipelines.ct_support import (
     thickened,
 )
 
-_MAPPING, _SETTINGS = "mapping.yaml", "settings.json"
+if TYPE_CHECKING:
+    from neurodiff.pipelines.ct_networks import DiffusionMode
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,11 +69,13 @@ class CTStandardizer:
     mapping : rules and filters; None before a fit.
     settings : choices of the linear mode.
     fits : what each fit found, by filter name.
+    folder : that it was read from, which may hold networks of the diffusion mode.
     """
 
     mapping: CTMapping | None = None
     settings: StandardizerSettings = field(default_factory=StandardizerSettings)
     fits: dict[str, FitReport] = field(default_factory=dict)
+    folder: Path | None = None
 
     # ------------------------------------------------------------------------ where it comes from
 
@@ -135,7 +135,8 @@ class CTStandardizer:
         cls, path: str | os.PathLike[str], *, settings: StandardizerSettings | None = None
     ) -> CTStandardizer:
         """From a ``mapping.yaml`` with its filters beside it."""
-        return cls(CTMapping.load(path), settings or StandardizerSettings())
+        folder = Path(path).parent
+        return cls(CTMapping.load(path), settings or StandardizerSettings(), folder=folder)
 
     @classmethod
     def from_phantom(
@@ -235,6 +236,8 @@ class CTStandardizer:
         facts: Any = None,
         padding: np.ndarray | None = None,
         extrapolate: bool = False,
+        seed: int = 0,
+        despite_gate: bool = False,
     ) -> Standardized:
         """The scan in the standard kernel.
 
@@ -242,21 +245,28 @@ class CTStandardizer:
         ----------
         scan : a series, or a Volume in HU whose slices lie along its last axis; the filter works
             within slices, so tilted and uneven series need no resampling.
-        mode : "linear"; "diffusion" needs a standardizer that was trained for it.
+        mode : "linear"; "diffusion" needs a standardizer read from a folder with networks, as
+            ``ct fit --recipe ct_diffusion_demo`` makes.
         facts : of a Volume, which holds none: vendor, model, kernel, thickness_mm, iterative.
         padding : of a Volume, bool (i, j, k): never measured. A series knows its own.
         extrapolate : filters hold for other models of their vendor too; the report then says so.
             Other vendors need a rule of the mapping that says extrapolation: true.
+        seed, despite_gate : of the diffusion: see `DiffusionMode`.
 
         Raises
         ------
         DataError : the scan is refused or not covered, with the reason.
+        MissingDataError : the diffusion of a standardizer without networks.
         UsageError : a Volume without facts or not in HU, or a mode that is not there.
         """
-        if mode != "linear":
-            raise UsageError(
-                f"this standardizer has no {mode!r} mode; it was fitted for mode='linear'"
-            )
+        if mode not in ("linear", "diffusion"):
+            raise UsageError(f"mode is {mode!r}; there are linear and diffusion")
+        network = None
+        if mode == "diffusion":
+            from neurodiff.pipelines.ct_networks import diffusion_beside
+
+            self._fitted()
+            network = diffusion_beside(self.folder, seed, despite_gate=despite_gate)
         if isinstance(scan, Volume):
             hu, spacing = _slices_of(scan)
             if facts is None:
@@ -275,6 +285,7 @@ class CTStandardizer:
                 extrapolate=extrapolate,
                 name=scan.name,
                 step_mm=step,
+                network=network,
             )
             data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
             volume = Volume(data, scan.affine, "HU", scan.name, scan.notes)
@@ -287,6 +298,7 @@ class CTStandardizer:
             extrapolate=extrapolate,
             name=scan.name,
             step_mm=float(scan.stack.step) if scan.regular and len(scan.hu) > 1 else None,
+            network=network,
         )
 
     def apply_slices(
@@ -299,11 +311,12 @@ class CTStandardizer:
         extrapolate: bool = False,
         name: str = "",
         step_mm: float | None = None,
+        network: DiffusionMode | None = None,
     ) -> Standardized:
         """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm).
 
         ``step_mm`` is the distance of slices, None where it is uneven; a change of thickness
-        needs it.
+        needs it. ``network`` draws in place of the linear result.
         """
         hu = check_slices(hu)
         decision = self._fitted().decide(facts, any_model=extrapolate)
@@ -329,45 +342,33 @@ class CTStandardizer:
             )
         shift = shift_of(hu, result, padding, spacing)
         report = self._report(decision, warnings, spacing, shift=shift, used=used)
-        return Standardized(hu=result, report=report)
+        done = Standardized(hu=result, report=report)
+        if network is None:
+            return done
+        return network.draw(
+            done,
+            hu,
+            spacing,
+            decision=decision,
+            padding=padding,
+            scan=name,
+            extrapolate=extrapolate,
+        )
 
     # ----------------------------------------------------------------------------------- files
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """``mapping.yaml``, a JSON a filter and ``settings.json``."""
-        folder = Path(folder)
-        self._fitted().save(folder / _MAPPING)
-        write_json(
-            folder / _SETTINGS,
-            {
-                "settings": asdict(self.settings),
-                "fits": {name: _plain(asdict(fit)) for name, fit in self.fits.items()},
-            },
-        )
-        return folder
+        """``mapping.yaml``, a JSON a filter, ``settings.json``, and networks where there are."""
+        from neurodiff.pipelines.ct_standardizer_files import save_pretrained
+
+        return save_pretrained(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> CTStandardizer:
         """Read what `save_pretrained` wrote."""
-        folder = Path(folder)
-        if not (folder / _MAPPING).is_file():
-            raise MissingDataError(f"{folder} holds no {_MAPPING}; give a standardizer's folder")
-        values = read_json(folder / _SETTINGS)
-        try:
-            fits = {
-                name: FitReport(
-                    **{
-                        **fit,
-                        "coherence_limit": _or_infinity(fit["coherence_limit"]),
-                        "warnings": tuple(fit["warnings"]),
-                    }
-                )
-                for name, fit in values["fits"].items()
-            }
-            settings = check(values["settings"], StandardizerSettings, where=str(folder))
-        except (KeyError, TypeError, AttributeError, UsageError) as error:
-            raise DataError(f"{folder / _SETTINGS} is not what was saved: {error}") from None
-        return cls(CTMapping.load(folder / _MAPPING), settings, fits)
+        from neurodiff.pipelines.ct_standardizer_files import from_pretrained
+
+        return from_pretrained(folder)
 
     # ----------------------------------------------------------------------------------- parts
 
@@ -415,9 +416,9 @@ class CTStandardizer:
             "standard": f"{mapping.standard.vendor} {mapping.standard.kernel}",
             "filter": rule.filter if rule else "",
             "curve": used.to_dict() if used else None,
-            "coherence_limit": _plain(used.limit(self.settings.coherence)) if used else None,
+            "coherence_limit": plain_numbers(used.limit(self.settings.coherence)) if used else None,
             "warnings": warnings,
-            "fit": _plain(asdict(fit)) if fit else None,
+            "fit": plain_numbers(asdict(fit)) if fit else None,
             "shift_hu": shift,
             "spacing_mm": [float(side) for side in spacing],
             "settings": asdict(self.settings),
@@ -438,14 +439,10 @@ def _kernel_of(standard: Standard) -> tuple[Any, ...]:
     return *named, standard.thickness_mm
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """Infinity and NaN as None, for JSON."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain_numbers(inner) for key, inner in value.items()}
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return list(value) if isinstance(value, tuple) else value
-
-
-def _or_infinity(value: float | None) -> float:
-    return float("inf") if value is None else float(value)
