@@ -153,8 +153,17 @@ def test_volume_and_series_give_the_same_values(fitted):
     grey = Volume(volume.data, volume.affine, "a.u.", "", ())
     with pytest.raises(UsageError, match="one channel in HU"):
         fitted.apply(grey, facts=scan.facts)
-    with pytest.raises(UsageError, match="diffusion"):
+
+
+def test_the_diffusion_needs_networks_and_the_refusal_says_how(fitted, tmp_path):
+    scan = series(texture(4), spacing=(0.7, 0.9))
+    with pytest.raises(MissingDataError, match=r"--recipe ct_diffusion_demo.*from_pretrained"):
         fitted.apply(scan, mode="diffusion")
+    read = CTStandardizer.from_pretrained(fitted.save_pretrained(tmp_path / "m"))
+    with pytest.raises(MissingDataError, match="no networks beside it"):
+        read.apply(scan, mode="diffusion")
+    with pytest.raises(UsageError, match="holds no filter"):
+        CTStandardizer().apply(scan, mode="diffusion")
 
 
 def test_the_standard_itself_passes_untouched(fitted):

@@ -20,19 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurodiff.bridges.ct_filter import RadialFilter
-from neurodiff.bridges.ct_phantom import (
-    NoiseSpectrum,
-    Transfer,
-    filter_from_noise,
-    filter_from_transfer,
-)
-from neurodiff.core.errors import DataError, UsageError, suggest
+from neurodiff.bridges.ct_phantom import NoiseSpectrum, Transfer
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import check_slices
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries
-from neurodiff.datasets.simulated.scanners import kernel_library
 from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, Standard, vendor_key
-from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs, fit_thickness
+from neurodiff.pipelines.ct_pairs import FitReport, fit_pairs, fit_thickness
 from neurodiff.pipelines.ct_support import (
     StandardizerSettings,
     shift_of,
@@ -105,7 +99,7 @@ class CTStandardizer:
             kernel=wanted.kernel[0],
             iterative=wanted.iterative or None,
         )
-        self._add(standard, rule, found)
+        self.add(standard, rule, found)
         self.fits[rule.filter] = report
         return self
 
@@ -126,7 +120,7 @@ class CTStandardizer:
             thickness_mm=(round(0.9 * facts.thickness_mm, 4), round(1.1 * facts.thickness_mm, 4)),
             iterative=facts.iterative or None,
         )
-        self._add(standard, rule, found)
+        self.add(standard, rule, found)
         self.fits[rule.filter] = report
         return self
 
@@ -156,20 +150,11 @@ class CTStandardizer:
         rule : vendor, model, kernel, thickness_mm, spacings of the source: see `Rule`.
         standard : vendor and kernel of the target: see `Standard`.
         """
+        from neurodiff.pipelines.ct_standardizer_sources import of_phantom
+
         settings = settings or StandardizerSettings()
-        if isinstance(source, Transfer) and isinstance(target, Transfer):
-            found = filter_from_transfer(source, target, lock=settings.lock)
-        elif isinstance(source, NoiseSpectrum) and isinstance(target, NoiseSpectrum):
-            found = filter_from_noise(source, target, lock=settings.lock)
-        else:
-            raise UsageError(
-                f"a {type(source).__name__} and a {type(target).__name__} give no ratio; measure "
-                "both kernels in the same way"
-            )
-        wanted = Standard(**standard)
-        name = filter_name(str(rule.get("kernel", "")), wanted.kernel)
         made = cls(settings=settings)
-        made._add(wanted, Rule(**{"filter": name, **rule}), found)
+        made.add(*of_phantom(source, target, rule=rule, standard=standard, settings=settings))
         return made
 
     @classmethod
@@ -185,41 +170,10 @@ class CTStandardizer:
         The reverse divides by a gain: it is refused at the first scan where that amplifies more
         than ``settings.amplify`` within the pixels' frequencies.
         """
-        library = kernel_library()
-        if name not in library:
-            raise UsageError(
-                f"the library has no {name!r}; it has {', '.join(library)}.{suggest(name, library)}"
-            )
-        change = library[name]
-        unknown = np.full(len(change.frequency), np.nan)
-        found = RadialFilter(
-            frequency=change.frequency,
-            gain=1 / change.gain if reverse else change.gain,
-            coherence=unknown if change.coherence is None else change.coherence,
-            error=unknown,
-            source=f"library entry {name}{' reversed' if reverse else ''}: {change.source}",
-        )
-        settings = settings or StandardizerSettings()
-        kernels = [change.source_kernel, change.target_kernel]
-        source, target = kernels[::-1] if reverse else kernels
-        iterative = change.iterative or None  # of the measured target's side alone
-        made = cls(settings=settings)
-        made._add(
-            Standard(
-                vendor=change.vendor,
-                model=change.model,
-                kernel=target,
-                iterative=None if reverse else iterative,
-            ),
-            Rule(
-                vendor=change.vendor,
-                model=change.model,
-                kernel=source,
-                filter=filter_name(source, target),
-                iterative=iterative if reverse else None,
-            ),
-            found.locked(settings.lock, settings.hold),
-        )
+        from neurodiff.pipelines.ct_standardizer_sources import of_library
+
+        made = cls(settings=settings or StandardizerSettings())
+        made.add(*of_library(name, reverse=reverse, settings=made.settings))
         return made
 
     # ---------------------------------------------------------------------------------- apply
@@ -345,15 +299,8 @@ class CTStandardizer:
         done = Standardized(hu=result, report=report)
         if network is None:
             return done
-        return network.draw(
-            done,
-            hu,
-            spacing,
-            decision=decision,
-            padding=padding,
-            scan=name,
-            extrapolate=extrapolate,
-        )
+        how = {"padding": padding, "scan": name, "extrapolate": extrapolate}
+        return network.draw(done, hu, spacing, decision=decision, **how)
 
     # ----------------------------------------------------------------------------------- files
 
@@ -377,7 +324,8 @@ class CTStandardizer:
             raise UsageError("this standardizer holds no filter; fit it or load a mapping")
         return self.mapping
 
-    def _add(self, standard: Standard, rule: Rule, found: RadialFilter) -> None:
+    def add(self, standard: Standard, rule: Rule, found: RadialFilter) -> None:
+        """Add a rule and its filter; UsageError where they lead to another standard."""
         if self.mapping is None:
             self.mapping = CTMapping(standard=standard)
         elif _kernel_of(self.mapping.standard) != _kernel_of(standard):
