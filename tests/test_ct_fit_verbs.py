@@ -1,16 +1,18 @@
 """``ct fit`` without pairs, ``ct radiomics`` of tilted slices, ``ct qa`` with a named reference."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from neurodiff.analysis.ct_apply import apply_cohort
 from neurodiff.analysis.ct_cohort import Case, as_text
 from neurodiff.analysis.ct_qa import write_qa
-from neurodiff.analysis.ct_radiomics import image_and_masks
-from neurodiff.analysis.ct_verbs import fit_mapping, fit_phantom
+from neurodiff.analysis.ct_radiomics import image_and_masks, write_table
+from neurodiff.analysis.ct_verbs import fit_mapping, fit_phantom, index_archive
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import read_series
@@ -146,6 +148,45 @@ def test_features_of_results(tmp_path, to):
     assert found.table["kernel"].tolist() == ["SIMULATED SOFT"]
     inner = soft[:, 10:30, 8:28]
     assert abs(found.table["stat_var"][0] / inner.var() - 1) < 0.1
+
+
+def test_a_folder_of_one_letter_spoils_no_message():
+    case = Case(scan="anon-1_S2", subject="anon-1", files=(Path("a/b/1.dcm"), Path("a/b/2.dcm")))
+    reason = "a/b lacks a slice after a/b/2.dcm; copy it again"
+    assert case.without_paths(reason) == "anon-1_S2 lacks a slice after file 2; copy it again"
+
+
+@pytest.mark.parametrize("verb", ["index", "fit", "apply", "radiomics"])
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, verb):
+    sharp = np.random.default_rng(0).normal(0, 60, (4, 48, 48))
+    for name, hu in (("sharp", sharp), ("soft", gaussian_filter(sharp, (0, 1, 1)))):
+        write(tmp_path / "a" / name, hu, kernel=name.upper(), series=len(name))
+    (tmp_path / "file").write_text("not a folder")
+    out = tmp_path / "file" / "x.parquet"
+    pair = [tmp_path / "a" / "sharp"], [tmp_path / "a" / "soft"]
+    fit_mapping(*pair, tmp_path / "m")
+    call = {
+        "index": lambda: index_archive(tmp_path / "a", out),
+        "fit": lambda: fit_mapping(*pair, out),
+        "apply": lambda: apply_cohort(tmp_path / "a", out, tmp_path / "m"),
+        "radiomics": lambda: write_table(pd.DataFrame({"scan": ["s"], "x": [1.0]}), out, {}),
+    }[verb]
+    with pytest.raises(DataError, match="could not be written"):
+        call()
+
+
+def test_a_writer_of_another_language_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(table, path):
+        raise FileNotFoundError(2, f"Failed to open local file '{path}'. Detail: no such place")
+
+    write(tmp_path / "a", np.zeros((2, 48, 48)))
+    import pyarrow.parquet
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", refuse)
+    with pytest.raises(DataError) as found:
+        index_archive(tmp_path / "a", tmp_path / "x.parquet")
+    assert ".tmp" not in str(found.value)
+    assert "x.parquet could not be written (No such file or directory)" in str(found.value)
 
 
 def test_messages_without_paths_keep_their_numbers(tmp_path):

@@ -222,7 +222,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def _is_ours(error: OSError, temporary: Path) -> bool:
     """Whether the error is about the file being written, not about one that the block read."""
     if error.filename is None:
-        return error.errno in (*DISK_FULL, errno.EIO, errno.EFBIG)
+        # writers in other languages name the file in their text alone
+        named_in_text = error.errno is not None and temporary.name in str(error)
+        return named_in_text or error.errno in (*DISK_FULL, errno.EIO, errno.EFBIG)
     named = Path(os.fsdecode(error.filename))
     return error.errno in DISK_FULL or named == temporary or named in temporary.parents
 
@@ -237,4 +239,7 @@ def write_error(path: Path, error: OSError) -> DataError:
             f"disk full: {path} could not be written{free}; the previous file, if any, is "
             "unchanged: free some space and start the same command again, which goes on from here"
         )
-    return DataError(f"{path} could not be written ({error.strerror or error}); check the folder")
+    why = error.strerror or error
+    if error.errno and error.filename is None:  # the text of other languages names our own file
+        why = os.strerror(error.errno)
+    return DataError(f"{path} could not be written ({why}); check the folder")

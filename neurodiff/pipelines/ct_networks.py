@@ -19,7 +19,7 @@ from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.pipelines.ct_mapping import APPLIED, Decision
 from neurodiff.pipelines.ct_standardizer import CTStandardizer, Standardized
-from neurodiff.pipelines.ct_support import shift_of
+from neurodiff.pipelines.ct_support import check_thicknesses, shift_of
 
 FOLDER = "diffusion"
 
@@ -68,6 +68,8 @@ class DiffusionMode:
         ------
         DataError : the scan is not covered, its rule has no network, or the network refuses it.
         """
+        if made.mapping is not None:
+            check_thicknesses(made.mapping, series, series.facts, any_model=extrapolate)
         return made.apply_slices(
             series.hu,
             series.spacing,

@@ -29,6 +29,7 @@ from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, S
 from neurodiff.pipelines.ct_pairs import FitReport, fit_pairs, fit_thickness
 from neurodiff.pipelines.ct_support import (
     StandardizerSettings,
+    check_thicknesses,
     shift_of,
     supported,
     thickened,
@@ -244,10 +245,13 @@ class CTStandardizer:
             data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
             volume = Volume(data, scan.affine, "HU", scan.name, scan.notes)
             return Standardized(hu=done.hu, report=done.report, volume=volume)
+        if facts is None:
+            facts = scan.facts
+            check_thicknesses(self._fitted(), scan, facts, any_model=extrapolate)
         return self.apply_slices(
             scan.hu,
             scan.spacing,
-            facts=scan.facts if facts is None else facts,
+            facts=facts,
             padding=scan.padding,
             extrapolate=extrapolate,
             name=scan.name,
