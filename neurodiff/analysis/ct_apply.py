@@ -22,7 +22,12 @@ from neurodiff.analysis.ct_cohort import (
     read_key,
     write_failed,
 )
-from neurodiff.core.atomic import replaced_folder, write_csv, write_json
+from neurodiff.core.atomic import (
+    remove_leftovers_of_the_dead,
+    replaced_folder,
+    write_csv,
+    write_json,
+)
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import fingerprint
@@ -164,6 +169,7 @@ def apply_cohort(
 
     private = how.identity == "deidentify"
     found, failed = each_case(chosen, work, step="apply", private=private, progress=progress)
+    remove_leftovers_of_the_dead(out)
     failed = pd.concat(
         [failed, _not_covered(table), _unreadable(archive, private)], ignore_index=True
     )
