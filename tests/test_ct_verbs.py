@@ -321,6 +321,28 @@ def test_a_mask_on_another_grid_fails_alone(tmp_path, archive, masks):
     assert "does not exist" in lost
 
 
+@pytest.mark.parametrize("to", ["dicom", "nifti"])
+def test_features_of_results_name_the_scanner(tmp_path, archive, fitted, masks, to):
+    """ComBat needs it; a mask aside of its image is told by how far, not by its shape."""
+    out = tmp_path / "o"
+    ct("apply", archive / "p1", out, "--mapping", fitted, "--to", to)
+    labels = Volume.open(tmp_path / "masks" / "sharp.nii.gz")
+    for name in folders(out):
+        labels.save(tmp_path / "masks" / f"{name}.nii.gz")
+    ct("radiomics", out, "--rois", tmp_path / "masks" / "{scan}.nii.gz", "--out",
+       tmp_path / "f.csv")  # fmt: skip
+    table = pd.read_csv(tmp_path / "f.csv")
+    assert set(table["vendor"]) == {read_series(archive / "p1" / "sharp").facts.vendor}
+    assert table["model"].notna().all()
+    if to == "nifti":
+        aside = np.array(labels.affine)
+        aside[0, 3] += 5
+        Volume(labels.data, aside).save(tmp_path / "masks" / f"{name}.nii.gz")
+        text = ct("radiomics", out, "--rois", tmp_path / "masks" / "{scan}.nii.gz", "--out",
+                  tmp_path / "f.csv", code=1)  # fmt: skip
+        assert "as many voxels, 5 mm away" in text
+
+
 def test_combat_fits_on_one_table_and_transforms_another(tmp_path):
     rng = np.random.default_rng(0)
 

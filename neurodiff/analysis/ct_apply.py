@@ -263,7 +263,13 @@ def _write(
             )
         write_json(
             new / "done.json",
-            {**marks, "scan": case.scan, "how": asdict(how), "report": done.report},
+            {
+                **marks,
+                "scan": case.scan,
+                "scanner": {"vendor": series.facts.vendor, "model": series.facts.model},
+                "how": asdict(how),
+                "report": done.report,
+            },
         )
 
 
