@@ -156,6 +156,12 @@ def apply(
         bool, typer.Option("--extrapolate", help="Also other models of the rules' vendors.")
     ] = False,
     seed: Seed = 0,
+    despite_gate: Annotated[
+        bool,
+        typer.Option(
+            "--despite-gate", help="Diffusion whose autoencoder failed its gate; reports warn."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print covered and uncovered scans, and stop.")
     ] = False,
@@ -177,6 +183,7 @@ def apply(
         extrapolate=extrapolate,
         dry_run=dry_run,
         seed=seed,
+        despite_gate=despite_gate,
     )
     done = apply_cohort(
         source,

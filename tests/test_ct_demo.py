@@ -38,6 +38,10 @@ def test_hard_directions_are_worse_and_said_so(demo):
     easy = rows.loc["sharp to soft"]
     assert gone["CCC after"] < easy["CCC after"] - 0.2
     assert gone["RMSE after"] > 10 * easy["RMSE after"]
+    thick = rows.loc["slices of 1 mm to 5 mm"]
+    assert thick["CCC after"] > 0.95 > thick["CCC before"] + 0.2
+    assert thick["RMSE after"] < 0.1 * thick["RMSE before"]
+    assert "a mean over 7 slices" in thick["what was said"]
     assert "iterative" in rows.loc["sharp to soft with iterative reconstruction", "what was said"]
 
 

@@ -1,16 +1,22 @@
 """``ct fit`` without pairs, ``ct radiomics`` of tilted slices, ``ct qa`` with a named reference."""
 
+import errno
+import io
 import json
+import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from neurodiff.analysis.ct_apply import HowToApply, apply_cohort
 from neurodiff.analysis.ct_cohort import Case, as_text
 from neurodiff.analysis.ct_qa import write_qa
-from neurodiff.analysis.ct_radiomics import image_and_masks
-from neurodiff.analysis.ct_verbs import fit_mapping, fit_phantom
+from neurodiff.analysis.ct_radiomics import image_and_masks, write_table
+from neurodiff.analysis.ct_verbs import fit_mapping, fit_phantom, index_archive
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import read_series
@@ -95,8 +101,6 @@ def _height(path):
 
 
 def test_a_reference_may_be_named(tmp_path):
-    from neurodiff.analysis.ct_apply import apply_cohort
-
     rng = np.random.default_rng(3)
     sharp = rng.normal(0, 60, (3, 64, 64))
     soft = gaussian_filter(sharp, (0, 1.4, 1.4), mode="wrap")
@@ -148,6 +152,42 @@ def test_features_of_results(tmp_path, to):
     assert abs(found.table["stat_var"][0] / inner.var() - 1) < 0.1
 
 
+def test_a_folder_of_one_letter_spoils_no_message():
+    case = Case(scan="anon-1_S2", subject="anon-1", files=(Path("a/b/1.dcm"), Path("a/b/2.dcm")))
+    reason = "a/b lacks a slice after a/b/2.dcm; copy it again"
+    assert case.without_paths(reason) == "anon-1_S2 lacks a slice after file 2; copy it again"
+
+
+@pytest.mark.parametrize("verb", ["index", "fit", "apply", "radiomics"])
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, verb):
+    pair = _scans_of_two_kernels(tmp_path / "a")
+    (tmp_path / "file").write_text("not a folder")
+    out = tmp_path / "file" / "x.parquet"
+    fit_mapping(*pair, tmp_path / "m")
+    call = {
+        "index": lambda: index_archive(tmp_path / "a", out),
+        "fit": lambda: fit_mapping(*pair, out),
+        "apply": lambda: apply_cohort(tmp_path / "a", out, tmp_path / "m"),
+        "radiomics": lambda: write_table(pd.DataFrame({"scan": ["s"], "x": [1.0]}), out, {}),
+    }[verb]
+    with pytest.raises(DataError, match="could not be written"):
+        call()
+
+
+def test_a_writer_of_another_language_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(table, path):
+        raise FileNotFoundError(2, f"Failed to open local file '{path}'. Detail: no such place")
+
+    write(tmp_path / "a", np.zeros((2, 48, 48)))
+    import pyarrow.parquet
+
+    monkeypatch.setattr(pyarrow.parquet, "write_table", refuse)
+    with pytest.raises(DataError) as found:
+        index_archive(tmp_path / "a", tmp_path / "x.parquet")
+    assert ".tmp" not in str(found.value)
+    assert "x.parquet could not be written (No such file or directory)" in str(found.value)
+
+
 def test_messages_without_paths_keep_their_numbers(tmp_path):
     files = (tmp_path / "Doe^Jane" / "1", tmp_path / "Doe^Jane" / "IM_DOE.dcm")
     case = Case(scan="anon-1", subject="anon-1", files=files)
@@ -161,3 +201,60 @@ def test_tables_in_a_terminal():
     table = pd.DataFrame({"kernel": ["B", None], "mm": [1.0, np.nan]})
     assert as_text(table).splitlines() == ["kernel  mm", "B       1", "-       -"]
     assert as_text(table[:0]) == "(none)"
+
+
+def _scans_of_two_kernels(folder):
+    sharp = np.random.default_rng(0).normal(0, 60, (4, 48, 48))
+    for name, hu in (("sharp", sharp), ("soft", gaussian_filter(sharp, (0, 1, 1)))):
+        write(folder / name, hu, kernel=name.upper(), series=len(name))
+    return [folder / "sharp"], [folder / "soft"]
+
+
+def test_a_killed_run_leaves_nothing_behind_the_next_one(tmp_path):
+    fit_mapping(*_scans_of_two_kernels(tmp_path / "a"), tmp_path / "m")
+    dead, alive = 2**22 + 5, os.getpid()  # above the highest process of a system
+    left = tmp_path / "o" / f".tmp-new-{dead}-0a1b2c3d-.tmp-new-{dead}-0a1b2c3e-anon-1_S2"
+    stay = [
+        tmp_path / "o" / name
+        for name in (
+            f".tmp-new-{alive}-0a1b2c3d-x",  # it runs
+            f".tmp-old-{dead}-0a1b2c3d-x",  # the only copy, killed between two renames
+            ".tmp-mine",  # not ours
+            f".tmp-new-{dead}-0a1b2c3f-fresh",  # perhaps of another machine
+        )
+    ]
+    long_ago = time.time() - 100
+    for folder in (left, *stay):
+        (folder / "inner").mkdir(parents=True)
+        for path in (folder / "inner", folder):
+            os.utime(path, (long_ago, long_ago))
+    (stay[-1] / "inner" / "slice").write_text("now")
+    apply_cohort(tmp_path / "a", tmp_path / "o", tmp_path / "m")
+    assert not left.exists()
+    assert all(folder.exists() for folder in stay)
+
+
+@pytest.mark.parametrize("to", ["dicom", "nifti"])
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, to):
+    fit_mapping(*_scans_of_two_kernels(tmp_path / "a"), tmp_path / "m")
+    plain = io.open
+
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(file, mode="r", *rest, **named):
+        name = str(file)
+        if mode[:1] in "wx" and name.endswith((".dcm", ".nii.gz")):
+            return Full(file, mode.replace("b", "").replace("+", ""))
+        return plain(file, mode, *rest, **named)
+
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr("builtins.open", opened)
+    done = apply_cohort(tmp_path / "a", tmp_path / "o", tmp_path / "m", HowToApply(to=to))
+    assert len(done.failed) == 2
+    for reason in done.failed["reason"]:
+        assert reason.startswith("disk full: ")
+        assert "Traceback" not in reason
+        assert "\n" not in reason
+        assert ".tmp" not in reason

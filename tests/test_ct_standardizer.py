@@ -153,8 +153,35 @@ def test_volume_and_series_give_the_same_values(fitted):
     grey = Volume(volume.data, volume.affine, "a.u.", "", ())
     with pytest.raises(UsageError, match="one channel in HU"):
         fitted.apply(grey, facts=scan.facts)
-    with pytest.raises(UsageError, match="diffusion"):
+
+
+def test_the_diffusion_needs_networks_and_the_refusal_says_how(fitted, tmp_path):
+    scan = series(texture(4), spacing=(0.7, 0.9))
+    with pytest.raises(MissingDataError, match=r"--recipe ct_diffusion_demo.*from_pretrained"):
         fitted.apply(scan, mode="diffusion")
+    read = CTStandardizer.from_pretrained(fitted.save_pretrained(tmp_path / "m"))
+    with pytest.raises(MissingDataError, match="no networks beside it"):
+        read.apply(scan, mode="diffusion")
+    with pytest.raises(UsageError, match="holds no filter"):
+        CTStandardizer().apply(scan, mode="diffusion")
+
+
+def test_slices_of_two_thicknesses_go_by_one_rule_or_not_at_all(fitted):
+    """As in the series of one real scanner: 4 and 7 mm in one series."""
+    scan = series(texture(4))
+    thick = scan.facts.thickness_mm
+    mixed = dataclasses.replace(
+        scan,
+        sources=tuple(
+            SliceSource(path=f"{k}.dcm", thickness_mm=thick if k else 3 * thick)
+            for k in range(len(scan.hu))
+        ),
+    )
+    with pytest.raises(DataError, match=r"slices of .* mm, which do not all go by one rule: "):
+        fitted.apply(mixed)
+    rule = dataclasses.replace(fitted.mapping.rules[0], thickness_mm=None)
+    any_thickness = CTStandardizer(dataclasses.replace(fitted.mapping, rules=(rule,)))
+    assert np.array_equal(any_thickness.apply(mixed).hu, fitted.apply(scan).hu)
 
 
 def test_the_standard_itself_passes_untouched(fitted):

@@ -1,67 +1,31 @@
 """``neurodiff ct``: verbs on simulated archives, and one sentence for each kind of bad input."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from neurodiff.cli import app
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import read_series
-from neurodiff.datasets.simulated.ct_archive import SimulatedHeader, write_simulated_series
-
-SIZE, SPACING = 48, (0.7, 0.9)  # not square
 
 
-def ct(*arguments, code=0):
-    result = CliRunner().invoke(app, ["ct", *map(str, arguments)], prog_name="neurodiff")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
+def _load(name):
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def scan(seed, slices=3):
-    """Noise in water and its blur: two kernels of one scan."""
-    from scipy.ndimage import gaussian_filter
-
-    sharp = np.random.default_rng(seed).normal(0, 60, (slices, SIZE, SIZE)).astype(np.float32)
-    soft = gaussian_filter(sharp, (0, 1.4 / 1, 1.4 * SPACING[0] / SPACING[1]), mode="wrap")
-    return sharp, soft
-
-
-def write(folder, hu, patient=1, series=1, **header):
-    leave_out = header.pop("leave_out", ())
-    prefix = header.pop("prefix", "")
-    facts = SimulatedHeader(patient=patient, series=series, **header)
-    return write_simulated_series(folder, hu, SPACING, facts, leave_out=leave_out, prefix=prefix)
-
-
-@pytest.fixture
-def fitted(tmp_path):
-    sharp, soft = scan(0)
-    write(tmp_path / "pair" / "sharp", sharp, 9, 1, kernel="SHARP")
-    write(tmp_path / "pair" / "soft", soft, 9, 2, kernel="SOFT")
-    out = ct("fit", "--source", tmp_path / "pair" / "sharp", "--target", tmp_path / "pair" / "soft",
-             "--out", tmp_path / "mapping")  # fmt: skip
-    assert "3 slice pairs" in out
-    return tmp_path / "mapping"
-
-
-@pytest.fixture
-def archive(tmp_path):
-    root = tmp_path / "archive"
-    for patient in (1, 2):
-        sharp, soft = scan(patient)
-        write(root / f"p{patient}" / "sharp", sharp, patient, 1, kernel="SHARP")
-        write(root / f"p{patient}" / "soft", soft, patient, 2, kernel="SOFT")
-    return root
-
-
-def folders(out):
-    return sorted(path.parent.name for path in out.glob("*/done.json"))
+_shared = _load("ct_archives")
+ct, scan, write, folders, key_of = (
+    getattr(_shared, name) for name in ("ct", "scan", "write", "folders", "key_of")
+)
+SIZE, SPACING = _shared.SIZE, _shared.SPACING
+fitted, archive = _shared.fitted, _shared.archive  # fixtures
 
 
 def test_a_cohort_is_standardized_and_resumed(tmp_path, fitted, archive):
@@ -308,69 +272,6 @@ def test_library_and_recipes(tmp_path):
     assert "ct_linear" in text
 
 
-def test_diffusion_needs_a_standardizer_that_was_trained_for_it(tmp_path, fitted, archive):
-    text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "diffusion", code=3)
-    assert "linear mode" in text
-    assert not (tmp_path / "o").exists()
-    text = ct("apply", archive, tmp_path / "o", "--mapping", fitted, "--mode", "magic", code=2)
-    assert "linear and diffusion" in text
-
-
-def test_the_diffusion_mode_draws_the_same_twice_and_says_that_it_draws(
-    tmp_path, archive, repository
-):
-    recipe = (repository / "pipelines" / "ct_diffusion_tiny.yaml").read_text()
-    recipe = recipe.replace("train: [one-step, unet, gan]", "train: []")
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(recipe.replace("regions: 6}", "regions: 6, least: 0.0}"))
-    sharp, soft = scan(0)
-    pair = []
-    for option, kernel, series, hu in (
-        ("--source", "SHARP", 1, sharp), ("--target", "SOFT", 2, soft)
-    ):  # fmt: skip
-        write(tmp_path / "pair" / kernel, hu, 9, series, kernel=kernel)
-        pair += [option, tmp_path / "pair" / kernel]
-    text = ct("fit", *pair, "--out", tmp_path / "m", "--recipe", mine)
-    assert "round trip of the autoencoder" in text
-    place = ["--mapping", tmp_path / "m", "--mode", "diffusion"]
-    for out in ("a", "b"):
-        ct("apply", archive, tmp_path / out, *place, "--to", "nifti", "--key-file", _key(tmp_path))
-    linear = tmp_path / "linear"
-    ct("apply", archive, linear, *place[:2], "--to", "nifti", "--key-file", _key(tmp_path))
-    drawn = 0
-    for name in folders(tmp_path / "a"):
-        one, two, plain = (
-            Volume.open(root / name / f"{name}.nii.gz").data
-            for root in (tmp_path / "a", tmp_path / "b", linear)
-        )
-        assert np.array_equal(one, two)
-        report = json.loads((tmp_path / "a" / name / "done.json").read_text())["report"]
-        if report["status"] == "mapped":
-            drawn += 1
-            assert report["mode"] == "diffusion"
-            assert any("drawn, not measured" in warning for warning in report["warnings"])
-            assert not np.array_equal(one, plain)
-        else:
-            assert np.array_equal(one, plain)
-    assert drawn == 2
-    # another seed is another result, and so done again
-    text = ct("apply", archive, tmp_path / "a", *place, "--to", "nifti", "--key-file",
-              _key(tmp_path), "--seed", 1)  # fmt: skip
-    assert "4 standardized" in text
-    # an autoencoder that fails its gate refuses every scan, and says why
-    ct("fit", *pair, "--out", tmp_path / "n", "--recipe", "ct_diffusion_tiny")
-    ct("apply", archive, tmp_path / "c", "--mapping", tmp_path / "n", "--mode", "diffusion", code=1)
-    failed = pd.read_csv(tmp_path / "c" / "failed.csv")
-    assert len(failed) == 2
-    assert failed["reason"].str.contains("round trip|gate").all()
-
-
-def _key(folder):
-    path = folder / "key"
-    path.write_text("a secret that is long enough")
-    return path
-
-
 # ------------------------------------------------------------------------------- radiomics
 
 
@@ -418,6 +319,28 @@ def test_a_mask_on_another_grid_fails_alone(tmp_path, archive, masks):
     assert "{scan}" in ct("radiomics", archive, "--rois", "mask.nii", "--out", out, code=2)
     lost = ct("radiomics", archive, "--rois", "none/{scan}.nii", "--out", out, code=3)
     assert "does not exist" in lost
+
+
+@pytest.mark.parametrize("to", ["dicom", "nifti"])
+def test_features_of_results_name_the_scanner(tmp_path, archive, fitted, masks, to):
+    """ComBat needs it; a mask aside of its image is told by how far, not by its shape."""
+    out = tmp_path / "o"
+    ct("apply", archive / "p1", out, "--mapping", fitted, "--to", to)
+    labels = Volume.open(tmp_path / "masks" / "sharp.nii.gz")
+    for name in folders(out):
+        labels.save(tmp_path / "masks" / f"{name}.nii.gz")
+    ct("radiomics", out, "--rois", tmp_path / "masks" / "{scan}.nii.gz", "--out",
+       tmp_path / "f.csv")  # fmt: skip
+    table = pd.read_csv(tmp_path / "f.csv")
+    assert set(table["vendor"]) == {read_series(archive / "p1" / "sharp").facts.vendor}
+    assert table["model"].notna().all()
+    if to == "nifti":
+        aside = np.array(labels.affine)
+        aside[0, 3] += 5
+        Volume(labels.data, aside).save(tmp_path / "masks" / f"{name}.nii.gz")
+        text = ct("radiomics", out, "--rois", tmp_path / "masks" / "{scan}.nii.gz", "--out",
+                  tmp_path / "f.csv", code=1)  # fmt: skip
+        assert "as many voxels, 5 mm away" in text
 
 
 def test_combat_fits_on_one_table_and_transforms_another(tmp_path):

@@ -22,7 +22,12 @@ from neurodiff.analysis.ct_cohort import (
     read_key,
     write_failed,
 )
-from neurodiff.core.atomic import replaced_folder, write_csv, write_json
+from neurodiff.core.atomic import (
+    remove_leftovers_of_the_dead,
+    replaced_folder,
+    write_csv,
+    write_json,
+)
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import fingerprint
@@ -51,6 +56,7 @@ class HowToApply:
     extrapolate : filters hold for other models of their vendor too.
     dry_run : print the table and stop.
     seed : of the noise of the diffusion mode.
+    despite_gate : of the diffusion mode: accept an autoencoder that failed its gate, and say so.
     """
 
     mode: str = "linear"
@@ -60,6 +66,7 @@ class HowToApply:
     extrapolate: bool = False
     dry_run: bool = False
     seed: int = 0
+    despite_gate: bool = False
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -70,6 +77,8 @@ class HowToApply:
         ):
             if given not in known:
                 raise UsageError(f"{name} is {given!r}; there are {' and '.join(known)}")
+        if self.despite_gate and self.mode != "diffusion":
+            raise UsageError("--despite-gate goes with --mode diffusion; linear has no gate")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,9 +126,9 @@ def apply_cohort(
     made = open_standardizer(mapping)
     network = None
     if how.mode == "diffusion":
-        from neurodiff.analysis.ct_diffusion_mode import diffusion_beside
+        from neurodiff.pipelines.ct_networks import diffusion_beside
 
-        network = diffusion_beside(mapping, how.seed)
+        network = diffusion_beside(mapping, how.seed, despite_gate=how.despite_gate)
     beside = (
         None
         if source.suffix in (".parquet", ".csv")
@@ -160,6 +169,7 @@ def apply_cohort(
 
     private = how.identity == "deidentify"
     found, failed = each_case(chosen, work, step="apply", private=private, progress=progress)
+    remove_leftovers_of_the_dead(out)
     failed = pd.concat(
         [failed, _not_covered(table), _unreadable(archive, private)], ignore_index=True
     )
@@ -253,7 +263,13 @@ def _write(
             )
         write_json(
             new / "done.json",
-            {**marks, "scan": case.scan, "how": asdict(how), "report": done.report},
+            {
+                **marks,
+                "scan": case.scan,
+                "scanner": {"vendor": series.facts.vendor, "model": series.facts.model},
+                "how": asdict(how),
+                "report": done.report,
+            },
         )
 
 

@@ -58,8 +58,9 @@ class Case:
         for folder in sorted(
             {f for path in self.files for f in list(path.parents)[:3]}, reverse=True
         ):
-            if folder.name:
-                reason = reason.replace(str(folder), self.scan)
+            if len(str(folder)) > 2:  # "a" and "mm" are words of the sentence
+                whole = rf"(?<![\w.-]){re.escape(str(folder))}(?![\w-])"
+                reason = re.sub(whole, self.scan, reason)
         return reason
 
 

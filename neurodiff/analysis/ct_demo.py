@@ -172,7 +172,8 @@ def standardize_simulated(
     clock("fit")
     network = None
     if diffusion is not None:
-        from neurodiff.analysis.ct_diffusion_mode import DiffusionMode, fit_diffusion
+        from neurodiff.analysis.ct_diffusion_mode import fit_diffusion
+        from neurodiff.pipelines.ct_networks import DiffusionMode
 
         name = next(iter(made.fits))
         fit_diffusion(pairs, diffusion, folder / "mapping", name, seed=seed, progress=progress)  # type: ignore[arg-type]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurodiff.analysis import ct_agreement
+from neurodiff.bridges.ct_profile import thicken
 from neurodiff.core.errors import DataError
 from neurodiff.core.seeds import item_seed
 from neurodiff.datasets.ct_headers import SeriesFacts
@@ -19,17 +20,21 @@ from neurodiff.datasets.simulated.scanners import (
     SimulatedLung,
     imitate_iterative,
     kernel_library,
+    simulated_lung,
     simulated_scan,
+    slice_profiles,
 )
 from neurodiff.metrics.agreement import Agreement
 from neurodiff.pipelines.ct_standardizer import CTStandardizer, Standardized
 
 if TYPE_CHECKING:
     from neurodiff.analysis.ct_demo import CTOutcome
-    from neurodiff.analysis.ct_diffusion_mode import DiffusionMode
+    from neurodiff.pipelines.ct_networks import DiffusionMode
 
 EASY = "sharp to soft"
 LIBRARY_ENTRY = "toshiba_fc51_fc13"
+THICK_PROFILE = "philips_1mm_5mm"
+THICKNESS = "slices of 1 mm to 5 mm"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +116,52 @@ def directions(
     )
     name = "sharp to soft with iterative reconstruction"
     yield _converted(name, _through(made), "SHARP", "SOFT", chests, imitated, score)
+    yield _thinner_to_thicker(outcome, seed)
+
+
+def _thinner_to_thicker(outcome: CTOutcome, seed: int) -> Direction:
+    """Slices of 1 mm to those of 5 mm every 2 mm of the same scan, by the measured slice profile;
+    the weights are fitted on another patient."""
+    size, taps = outcome.size, slice_profiles()[THICK_PROFILE]
+    half, least = len(taps) // 2, 4  # a fit of the weights takes four thick slices
+    centres = half + 2 * np.arange(least)
+    thin, thick, padding = {}, {}, {}
+    facts = SeriesFacts(vendor=VENDOR, model=MODEL, kernel=("SHARP",), thickness_mm=1.0)
+    series = {}
+    patients = ("fit", *(f"test {k}" for k in range(size.tested)))
+    for name in patients:
+        pixels = size.fit_pixels if name == "fit" else size.test_pixels
+        chest = simulated_lung(
+            item(seed, "thick chest", name), slices=int(centres[-1]) + half + 1, size=pixels
+        )
+        scan = simulated_scan(chest, {"SHARP": None}, seed=item(seed, "thick noise", name))["SHARP"]
+        made, outside = thicken(scan, taps, centres, padding=chest.padding)
+        thin[name], thick[name], padding[name] = np.rint(scan), np.rint(made), outside
+        series[name] = CTSeries.from_array(
+            thin[name], spacing=chest.spacing, padding=chest.padding, facts=facts, name="thin"
+        )
+        spacing = chest.spacing
+    target = CTSeries.from_array(
+        thick["fit"],
+        spacing=series["fit"].spacing,
+        step=2.0,
+        padding=padding["fit"],
+        facts=replace(facts, thickness_mm=5.0),
+        name="thick",
+    )
+    start = np.array([0.0, 0.0, float(half)])
+    target = replace(target, stack=replace(target.stack, origins=target.stack.origins + start))
+    standard = CTStandardizer().fit_thickness(series["fit"], target, taps=len(taps))
+    before, after, said = {}, {}, []
+    for name in patients[1:]:
+        done = standard.apply(series[name])
+        before[name], after[name] = thin[name][centres], done.hu[centres]
+        said += done.report["warnings"]
+    wanted = {name: thick[name] for name in before}
+    masks = {name: padding[name] for name in before}
+    places = ct_agreement.squares(wanted, masks, most=size.squares)
+    score = _Scorer(places, masks, spacing, seed, size.bootstraps)
+    return score(THICKNESS, before, after, wanted, tuple(dict.fromkeys(said)))
 
 
 @dataclass(frozen=True)

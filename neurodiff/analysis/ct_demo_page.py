@@ -227,6 +227,9 @@ def _notes(outcome: CTOutcome) -> list[str]:
         "Soft to sharp comes back here because the simulated soft kernel keeps all frequencies "
         "that these pixels hold. On real pairs it does not (benchmarks/ct_linear.py); the smooth "
         "kernel stands for that.",
+        "Slices of 5 mm are weighted means of simulated slices of 1 mm by a slice profile that was "
+        "measured on one real pair, so that row checks the chain as well; other patients than the "
+        "one its weights were fitted on.",
         "The filter was fitted on other simulated patients with other pixels; that its spacing "
         "lies outside the fitted range is said above.",
         "The diffusion mode was trained on the same pairs and stands beside the linear one."

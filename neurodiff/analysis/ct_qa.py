@@ -127,7 +127,9 @@ def write_qa(
     )
     report.save(out)
     write_json(out.with_suffix(".json"), report.to_json())
-    return Checked(page=out, failed=failed, text=f"{len(found)} scans\npage: {out}")
+    return Checked(
+        page=out, failed=failed, text=f"{len(found)} scan{'s' * (len(found) != 1)}\npage: {out}"
+    )
 
 
 def change_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,7 +153,7 @@ def cases_of(
         if not files:
             raise MissingDataError(f"{folder} holds no image; apply the mapping again")
         record = results[scan]
-        facts = {"kernel": record["report"]["standard"]}
+        facts = {**record.get("scanner", {}), "kernel": record["report"]["standard"]}
         cases.append(
             Case(scan=scan, subject=scan.rsplit("_S", 1)[0], files=tuple(files), facts=facts)
         )
@@ -193,9 +194,15 @@ def _from_nifti(
         raise MissingDataError(f"{path} does not exist; check the path of the mask")
     volume, labels = Volume.open(image, unit="HU"), Volume.open(path)
     if labels.shape != volume.shape or not np.allclose(labels.affine, volume.affine, atol=1e-3):
+        what = f"{labels.shape} than the image {volume.shape}"
+        if labels.shape == volume.shape:
+            corners = np.array(list(itertools.product(*((0, n - 1) for n in volume.shape), [1])))
+            apart = (corners @ (np.asarray(labels.affine) - volume.affine).T)[:, :3]
+            what = (
+                f"than the image: as many voxels, {np.linalg.norm(apart, axis=1).max():.3g} mm away"
+            )
         raise DataError(
-            f"{path} lies on another grid {labels.shape} than the image {volume.shape}; draw it on "
-            "the image, or resample it first"
+            f"{path} lies on another grid {what}; draw it on the image, or resample it first"
         )
     values = [v for v in np.unique(labels.data) if v != 0]
     if not values or any(v != round(float(v)) for v in values):

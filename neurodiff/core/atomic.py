@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ import numpy as np
 from neurodiff.core.errors import DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
+_OURS = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?P<kind>new-|old-)?(?P<pid>\d+)-[0-9a-f]+-")
+_OURS_ALL = re.compile(rf"^(?:{re.escape(TEMPORARY_PREFIX)}(?:new-|old-)?\d+-[0-9a-f]+-)+")
 #: Numbers such as 1e-4, which YAML 1.1 takes for text and YAML 1.2 for what they are.
 YAML_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 
@@ -222,19 +225,62 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def _is_ours(error: OSError, temporary: Path) -> bool:
     """Whether the error is about the file being written, not about one that the block read."""
     if error.filename is None:
-        return error.errno in (*DISK_FULL, errno.EIO, errno.EFBIG)
+        # writers in other languages name the file in their text alone
+        named_in_text = error.errno is not None and temporary.name in str(error)
+        return named_in_text or error.errno in (*DISK_FULL, errno.EIO, errno.EFBIG)
     named = Path(os.fsdecode(error.filename))
     return error.errno in DISK_FULL or named == temporary or named in temporary.parents
 
 
+def remove_leftovers_of_the_dead(folder: Path, older_than_s: float = 60.0) -> int:
+    """Remove what `replaced_folder` and `atomic_path` left in a folder when their process was
+    killed; how many.
+
+    What a process that runs here still writes stays, and what changed in the last
+    ``older_than_s``, which a process of another machine may be writing.
+    """
+    count, now = 0, time.time()
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        found = _OURS.match(path.name)
+        if found is None or _runs(int(found["pid"])):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            changed = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
+            if now - changed < older_than_s:
+                continue
+        if found["kind"] == "old-" and not path.with_name(path.name[found.end() :]).exists():
+            continue  # killed between two renames: this is the only copy
+        count += 1
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return count
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # it is another user's
+    return True
+
+
 def write_error(path: Path, error: OSError) -> DataError:
     """The sentence for a write to ``path`` that failed."""
+    # the folder that was wanted, not the temporary one
+    wanted = Path(*(_OURS_ALL.sub("", part) for part in path.parts))
     if error.errno in DISK_FULL:
         free = ""
         with contextlib.suppress(OSError):
             free = f", {shutil.disk_usage(path.parent).free // 2**20} MB free"
         return DataError(
-            f"disk full: {path} could not be written{free}; the previous file, if any, is "
+            f"disk full: {wanted} could not be written{free}; the previous file, if any, is "
             "unchanged: free some space and start the same command again, which goes on from here"
         )
-    return DataError(f"{path} could not be written ({error.strerror or error}); check the folder")
+    why = error.strerror or error
+    if error.errno and error.filename is None:  # the text of other languages names our own file
+        why = os.strerror(error.errno)
+    return DataError(f"{wanted} could not be written ({why}); check the folder")

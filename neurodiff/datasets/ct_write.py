@@ -14,6 +14,7 @@ DICOM PS3.3 A.3 (CT Image), C.7.6.1.1.2 (Image Type), C.12.4.1.1 (new identifier
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +103,10 @@ def write_series(
             new.mkdir()
             for k, name in enumerate(names):
                 dataset = _slice(series, hu[k], k, identity, common)
-                dataset.save_as(new / name, enforce_file_format=True)
+                # in memory first: a disk that is full fails in our write, with a plain error
+                content = io.BytesIO()
+                dataset.save_as(content, enforce_file_format=True)
+                (new / name).write_bytes(content.getbuffer())
                 sources = [identity.uid(s.sop_instance) for s in _origins(series.sources, k)]
                 record.append({"file": name, "sources": sources})
             about = {

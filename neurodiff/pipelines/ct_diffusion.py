@@ -384,13 +384,13 @@ class CTDiffusion:
                 f"{high:.3g} mm of training"
             )
             if not extrapolate:
-                raise DataError(f"{said}; train with them, or say extrapolate=True")
+                raise DataError(f"{said}; train with them, or say extrapolate=True (--extrapolate)")
             warnings.append(said)
         if mode in ("practical", "paper", "one-step") and not self.gate.get("passed"):
             if not despite_gate:
                 raise DataError(
                     f"{self._gate_sentence()}; train it longer or with more channels, or say "
-                    "despite_gate=True"
+                    "despite_gate=True (--despite-gate)"
                 )
             warnings.append(self._gate_sentence())
         if mode in _INVENTED:

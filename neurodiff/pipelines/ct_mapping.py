@@ -182,7 +182,6 @@ class CTMapping:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the YAML file and, beside it, the filters as JSON."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         for name, one in self.filters.items():
             write_json(path.parent / name, one.to_dict())
         content: dict[str, Any] = {"standard": _written(self.standard)}

@@ -15,35 +15,28 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from neurodiff.bridges.ct_filter import RadialFilter
-from neurodiff.bridges.ct_phantom import (
-    NoiseSpectrum,
-    Transfer,
-    filter_from_noise,
-    filter_from_transfer,
-)
-from neurodiff.core.atomic import write_json
-from neurodiff.core.config import check
-from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
+from neurodiff.bridges.ct_phantom import NoiseSpectrum, Transfer
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import check_slices
-from neurodiff.core.safe_io import read_json
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import CTSeries
-from neurodiff.datasets.simulated.scanners import kernel_library
 from neurodiff.pipelines.ct_mapping import APPLIED, CTMapping, Decision, Rule, Standard, vendor_key
-from neurodiff.pipelines.ct_pairs import FitReport, filter_name, fit_pairs, fit_thickness
+from neurodiff.pipelines.ct_pairs import FitReport, fit_pairs, fit_thickness
 from neurodiff.pipelines.ct_support import (
     StandardizerSettings,
+    check_thicknesses,
     shift_of,
     supported,
     thickened,
 )
 
-_MAPPING, _SETTINGS = "mapping.yaml", "settings.json"
+if TYPE_CHECKING:
+    from neurodiff.pipelines.ct_networks import DiffusionMode
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,11 +64,13 @@ class CTStandardizer:
     mapping : rules and filters; None before a fit.
     settings : choices of the linear mode.
     fits : what each fit found, by filter name.
+    folder : that it was read from, which may hold networks of the diffusion mode.
     """
 
     mapping: CTMapping | None = None
     settings: StandardizerSettings = field(default_factory=StandardizerSettings)
     fits: dict[str, FitReport] = field(default_factory=dict)
+    folder: Path | None = None
 
     # ------------------------------------------------------------------------ where it comes from
 
@@ -105,7 +100,7 @@ class CTStandardizer:
             kernel=wanted.kernel[0],
             iterative=wanted.iterative or None,
         )
-        self._add(standard, rule, found)
+        self.add(standard, rule, found)
         self.fits[rule.filter] = report
         return self
 
@@ -126,7 +121,7 @@ class CTStandardizer:
             thickness_mm=(round(0.9 * facts.thickness_mm, 4), round(1.1 * facts.thickness_mm, 4)),
             iterative=facts.iterative or None,
         )
-        self._add(standard, rule, found)
+        self.add(standard, rule, found)
         self.fits[rule.filter] = report
         return self
 
@@ -135,7 +130,8 @@ class CTStandardizer:
         cls, path: str | os.PathLike[str], *, settings: StandardizerSettings | None = None
     ) -> CTStandardizer:
         """From a ``mapping.yaml`` with its filters beside it."""
-        return cls(CTMapping.load(path), settings or StandardizerSettings())
+        folder = Path(path).parent
+        return cls(CTMapping.load(path), settings or StandardizerSettings(), folder=folder)
 
     @classmethod
     def from_phantom(
@@ -155,20 +151,11 @@ class CTStandardizer:
         rule : vendor, model, kernel, thickness_mm, spacings of the source: see `Rule`.
         standard : vendor and kernel of the target: see `Standard`.
         """
+        from neurodiff.pipelines.ct_standardizer_sources import of_phantom
+
         settings = settings or StandardizerSettings()
-        if isinstance(source, Transfer) and isinstance(target, Transfer):
-            found = filter_from_transfer(source, target, lock=settings.lock)
-        elif isinstance(source, NoiseSpectrum) and isinstance(target, NoiseSpectrum):
-            found = filter_from_noise(source, target, lock=settings.lock)
-        else:
-            raise UsageError(
-                f"a {type(source).__name__} and a {type(target).__name__} give no ratio; measure "
-                "both kernels in the same way"
-            )
-        wanted = Standard(**standard)
-        name = filter_name(str(rule.get("kernel", "")), wanted.kernel)
         made = cls(settings=settings)
-        made._add(wanted, Rule(**{"filter": name, **rule}), found)
+        made.add(*of_phantom(source, target, rule=rule, standard=standard, settings=settings))
         return made
 
     @classmethod
@@ -184,41 +171,10 @@ class CTStandardizer:
         The reverse divides by a gain: it is refused at the first scan where that amplifies more
         than ``settings.amplify`` within the pixels' frequencies.
         """
-        library = kernel_library()
-        if name not in library:
-            raise UsageError(
-                f"the library has no {name!r}; it has {', '.join(library)}.{suggest(name, library)}"
-            )
-        change = library[name]
-        unknown = np.full(len(change.frequency), np.nan)
-        found = RadialFilter(
-            frequency=change.frequency,
-            gain=1 / change.gain if reverse else change.gain,
-            coherence=unknown if change.coherence is None else change.coherence,
-            error=unknown,
-            source=f"library entry {name}{' reversed' if reverse else ''}: {change.source}",
-        )
-        settings = settings or StandardizerSettings()
-        kernels = [change.source_kernel, change.target_kernel]
-        source, target = kernels[::-1] if reverse else kernels
-        iterative = change.iterative or None  # of the measured target's side alone
-        made = cls(settings=settings)
-        made._add(
-            Standard(
-                vendor=change.vendor,
-                model=change.model,
-                kernel=target,
-                iterative=None if reverse else iterative,
-            ),
-            Rule(
-                vendor=change.vendor,
-                model=change.model,
-                kernel=source,
-                filter=filter_name(source, target),
-                iterative=iterative if reverse else None,
-            ),
-            found.locked(settings.lock, settings.hold),
-        )
+        from neurodiff.pipelines.ct_standardizer_sources import of_library
+
+        made = cls(settings=settings or StandardizerSettings())
+        made.add(*of_library(name, reverse=reverse, settings=made.settings))
         return made
 
     # ---------------------------------------------------------------------------------- apply
@@ -235,6 +191,8 @@ class CTStandardizer:
         facts: Any = None,
         padding: np.ndarray | None = None,
         extrapolate: bool = False,
+        seed: int = 0,
+        despite_gate: bool = False,
     ) -> Standardized:
         """The scan in the standard kernel.
 
@@ -242,21 +200,28 @@ class CTStandardizer:
         ----------
         scan : a series, or a Volume in HU whose slices lie along its last axis; the filter works
             within slices, so tilted and uneven series need no resampling.
-        mode : "linear"; "diffusion" needs a standardizer that was trained for it.
+        mode : "linear"; "diffusion" needs a standardizer read from a folder with networks, as
+            ``ct fit --recipe ct_diffusion_demo`` makes.
         facts : of a Volume, which holds none: vendor, model, kernel, thickness_mm, iterative.
         padding : of a Volume, bool (i, j, k): never measured. A series knows its own.
         extrapolate : filters hold for other models of their vendor too; the report then says so.
             Other vendors need a rule of the mapping that says extrapolation: true.
+        seed, despite_gate : of the diffusion: see `DiffusionMode`.
 
         Raises
         ------
         DataError : the scan is refused or not covered, with the reason.
+        MissingDataError : the diffusion of a standardizer without networks.
         UsageError : a Volume without facts or not in HU, or a mode that is not there.
         """
-        if mode != "linear":
-            raise UsageError(
-                f"this standardizer has no {mode!r} mode; it was fitted for mode='linear'"
-            )
+        if mode not in ("linear", "diffusion"):
+            raise UsageError(f"mode is {mode!r}; there are linear and diffusion")
+        network = None
+        if mode == "diffusion":
+            from neurodiff.pipelines.ct_networks import diffusion_beside
+
+            self._fitted()
+            network = diffusion_beside(self.folder, seed, despite_gate=despite_gate)
         if isinstance(scan, Volume):
             hu, spacing = _slices_of(scan)
             if facts is None:
@@ -275,18 +240,23 @@ class CTStandardizer:
                 extrapolate=extrapolate,
                 name=scan.name,
                 step_mm=step,
+                network=network,
             )
             data = np.ascontiguousarray(done.hu.transpose(2, 1, 0)[None])
             volume = Volume(data, scan.affine, "HU", scan.name, scan.notes)
             return Standardized(hu=done.hu, report=done.report, volume=volume)
+        if facts is None:
+            facts = scan.facts
+            check_thicknesses(self._fitted(), scan, facts, any_model=extrapolate)
         return self.apply_slices(
             scan.hu,
             scan.spacing,
-            facts=scan.facts if facts is None else facts,
+            facts=facts,
             padding=scan.padding,
             extrapolate=extrapolate,
             name=scan.name,
             step_mm=float(scan.stack.step) if scan.regular and len(scan.hu) > 1 else None,
+            network=network,
         )
 
     def apply_slices(
@@ -299,11 +269,12 @@ class CTStandardizer:
         extrapolate: bool = False,
         name: str = "",
         step_mm: float | None = None,
+        network: DiffusionMode | None = None,
     ) -> Standardized:
         """`apply` for arrays: hu (slices, rows, columns) and spacing (row_mm, column_mm).
 
         ``step_mm`` is the distance of slices, None where it is uneven; a change of thickness
-        needs it.
+        needs it. ``network`` draws in place of the linear result.
         """
         hu = check_slices(hu)
         decision = self._fitted().decide(facts, any_model=extrapolate)
@@ -329,45 +300,26 @@ class CTStandardizer:
             )
         shift = shift_of(hu, result, padding, spacing)
         report = self._report(decision, warnings, spacing, shift=shift, used=used)
-        return Standardized(hu=result, report=report)
+        done = Standardized(hu=result, report=report)
+        if network is None:
+            return done
+        how = {"padding": padding, "scan": name, "extrapolate": extrapolate}
+        return network.draw(done, hu, spacing, decision=decision, **how)
 
     # ----------------------------------------------------------------------------------- files
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """``mapping.yaml``, a JSON a filter and ``settings.json``."""
-        folder = Path(folder)
-        self._fitted().save(folder / _MAPPING)
-        write_json(
-            folder / _SETTINGS,
-            {
-                "settings": asdict(self.settings),
-                "fits": {name: _plain(asdict(fit)) for name, fit in self.fits.items()},
-            },
-        )
-        return folder
+        """``mapping.yaml``, a JSON a filter, ``settings.json``, and networks where there are."""
+        from neurodiff.pipelines.ct_standardizer_files import save_pretrained
+
+        return save_pretrained(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> CTStandardizer:
         """Read what `save_pretrained` wrote."""
-        folder = Path(folder)
-        if not (folder / _MAPPING).is_file():
-            raise MissingDataError(f"{folder} holds no {_MAPPING}; give a standardizer's folder")
-        values = read_json(folder / _SETTINGS)
-        try:
-            fits = {
-                name: FitReport(
-                    **{
-                        **fit,
-                        "coherence_limit": _or_infinity(fit["coherence_limit"]),
-                        "warnings": tuple(fit["warnings"]),
-                    }
-                )
-                for name, fit in values["fits"].items()
-            }
-            settings = check(values["settings"], StandardizerSettings, where=str(folder))
-        except (KeyError, TypeError, AttributeError, UsageError) as error:
-            raise DataError(f"{folder / _SETTINGS} is not what was saved: {error}") from None
-        return cls(CTMapping.load(folder / _MAPPING), settings, fits)
+        from neurodiff.pipelines.ct_standardizer_files import from_pretrained
+
+        return from_pretrained(folder)
 
     # ----------------------------------------------------------------------------------- parts
 
@@ -376,7 +328,8 @@ class CTStandardizer:
             raise UsageError("this standardizer holds no filter; fit it or load a mapping")
         return self.mapping
 
-    def _add(self, standard: Standard, rule: Rule, found: RadialFilter) -> None:
+    def add(self, standard: Standard, rule: Rule, found: RadialFilter) -> None:
+        """Add a rule and its filter; UsageError where they lead to another standard."""
         if self.mapping is None:
             self.mapping = CTMapping(standard=standard)
         elif _kernel_of(self.mapping.standard) != _kernel_of(standard):
@@ -415,9 +368,9 @@ class CTStandardizer:
             "standard": f"{mapping.standard.vendor} {mapping.standard.kernel}",
             "filter": rule.filter if rule else "",
             "curve": used.to_dict() if used else None,
-            "coherence_limit": _plain(used.limit(self.settings.coherence)) if used else None,
+            "coherence_limit": plain_numbers(used.limit(self.settings.coherence)) if used else None,
             "warnings": warnings,
-            "fit": _plain(asdict(fit)) if fit else None,
+            "fit": plain_numbers(asdict(fit)) if fit else None,
             "shift_hu": shift,
             "spacing_mm": [float(side) for side in spacing],
             "settings": asdict(self.settings),
@@ -438,14 +391,10 @@ def _kernel_of(standard: Standard) -> tuple[Any, ...]:
     return *named, standard.thickness_mm
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """Infinity and NaN as None, for JSON."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain_numbers(inner) for key, inner in value.items()}
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return list(value) if isinstance(value, tuple) else value
-
-
-def _or_infinity(value: float | None) -> float:
-    return float("inf") if value is None else float(value)

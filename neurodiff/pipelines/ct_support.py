@@ -10,6 +10,8 @@ from neurodiff.bridges.ct_filter import LOCKED, Estimate, Hold, RadialFilter, fi
 from neurodiff.bridges.ct_profile import thicken
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import nyquist
+from neurodiff.datasets.ct_headers import SeriesFacts
+from neurodiff.datasets.ct_series import CTSeries
 from neurodiff.pipelines.ct_mapping import CTMapping, Decision, Rule
 
 #: classes of HU in which a shift of the mean is reported
@@ -113,6 +115,27 @@ def supported(
     else:
         warnings.append("the target is sharper than the source: its noise is amplified as well")
     return replace(found, gain=gain), warnings
+
+
+def check_thicknesses(
+    mapping: CTMapping, series: CTSeries, facts: SeriesFacts, *, any_model: bool = False
+) -> None:
+    """DataError where slices of several thicknesses would not all go by one rule.
+
+    The facts of a series name one thickness, and a rule that fits it may not fit the others.
+    """
+    thick = sorted({source.thickness_mm for source in series.sources} - {None})
+    if len(thick) < 2:
+        return
+    decisions = [
+        mapping.decide(replace(facts, thickness_mm=one), any_model=any_model) for one in thick
+    ]
+    if len({(d.status, d.rule and d.rule.filter) for d in decisions}) > 1:
+        lost = next((d for d in decisions if d.filter is None), decisions[0])
+        raise DataError(
+            f"{series.name or 'the scan'} has slices of {' and '.join(f'{one:g}' for one in thick)}"
+            f" mm, which do not all go by one rule: {lost.reason}"
+        )
 
 
 def thickened(
