@@ -441,3 +441,22 @@ def test_real_pairs_in_both_directions(shared_data):
     (up,) = CTStandardizer().fit([(soft, sharp)]).fits.values()
     assert up.rmse_after < 40  # 38.7 measured
     assert up.sharpens
+
+
+def test_phantoms_keep_the_slow_part_as_the_settings_say():
+    f = np.linspace(0, 8, 81)
+    soft = Transfer(frequency=f, value=np.exp(-0.2 * f))
+    sharp = Transfer(frequency=f, value=np.exp(-0.1 * f))
+    found = [
+        CTStandardizer.from_phantom(
+            sharp,
+            soft,
+            rule={"vendor": "ACME", "model": "One", "kernel": "H80"},
+            standard={"vendor": "ACME", "kernel": "H30"},
+            settings=StandardizerSettings(hold=hold),
+        ).mapping.filters["h80_h30.json"]
+        for hold in ("band", "smooth")
+    ]
+    assert float(found[0].at(0.45)) == 1.0
+    assert float(found[1].at(0.45)) < 0.97
+    assert float(found[1].at(0.0)) == 1.0

@@ -86,6 +86,7 @@ def test_nothing_of_a_person_gets_out(tmp_path, fitted, archive):
     assert len(failed) == 1
     assert failed["scan"].iloc[0].startswith("anon-")
     assert "lacks 1 slice" in failed["reason"].iloc[0]
+    assert failed["reason"].iloc[0].endswith("or pass --missing interpolate")
     # names are the same in every run with one secret
     other = tmp_path / "other"
     ct("apply", archive, other, "--mapping", fitted, "--to", "nifti", "--deidentify", "--key-file",

@@ -28,7 +28,7 @@ from neurodiff.core.atomic import (
     write_csv,
     write_json,
 )
-from neurodiff.core.errors import UsageError
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import fingerprint
 from neurodiff.core.safe_io import read_json
@@ -39,6 +39,7 @@ from neurodiff.pipelines.ct_mapping import APPLIED
 from neurodiff.pipelines.ct_standardizer import CTStandardizer, Standardized
 
 MODES, FORMATS, IDENTITIES = ("linear", "diffusion"), ("dicom", "nifti"), ("link", "deidentify")
+_SPLIT = "pass missing='interpolate' or 'split'"  # what a reader can do, and a cohort cannot
 TABLE = ("scan", "vendor", "model", "kernel", "thickness_mm", "status", "filter", "reason")
 
 
@@ -159,7 +160,11 @@ def apply_cohort(
         if _done(out / case.scan, stamp):
             known.append(case.scan)
             return
-        series = case.read(how.missing)
+        try:
+            series = case.read(how.missing)
+        except DataError as error:
+            words = str(error).replace(_SPLIT, "pass --missing interpolate")
+            raise DataError(words) from None
         if network is None:
             done = made.apply(series, extrapolate=how.extrapolate)
         else:

@@ -31,9 +31,9 @@ def of_phantom(
 ) -> tuple[Standard, Rule, RadialFilter]:
     """See `CTStandardizer.from_phantom`."""
     if isinstance(source, Transfer) and isinstance(target, Transfer):
-        found = filter_from_transfer(source, target, lock=settings.lock)
+        found = filter_from_transfer(source, target, lock=0.0)
     elif isinstance(source, NoiseSpectrum) and isinstance(target, NoiseSpectrum):
-        found = filter_from_noise(source, target, lock=settings.lock)
+        found = filter_from_noise(source, target, lock=0.0)
     else:
         raise UsageError(
             f"a {type(source).__name__} and a {type(target).__name__} give no ratio; measure "
@@ -41,7 +41,7 @@ def of_phantom(
         )
     wanted = Standard(**standard)
     name = filter_name(str(rule.get("kernel", "")), wanted.kernel)
-    return wanted, Rule(**{"filter": name, **rule}), found
+    return wanted, Rule(**{"filter": name, **rule}), found.locked(settings.lock, settings.hold)
 
 
 def of_library(
