@@ -35,9 +35,14 @@ def test_two_processes_train_what_one_trains(tmp_path, repository):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for name, how in (("one", ()), ("two", launcher)):
         command = [sys.executable, *how, str(script), str(tmp_path / name)]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        for _ in range(3):
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=120, check=False
+            )
+            # now and then torch's own threads abort a process of a group while it exits, after all
+            # its work; about one of ten starts on a busy machine, with a group that was left or not
+            if "terminate called without an active exception" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr[-2000:]
     weights = [json.loads((tmp_path / name).read_text()) for name in ("one.0", "two.0", "two.1")]
     for other in weights[1:]:

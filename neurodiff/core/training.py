@@ -7,6 +7,8 @@ the same weights; checkpoints that are whole or absent; an exponential moving av
 
 from __future__ import annotations
 
+import atexit
+import functools
 import math
 import os
 import pickle
@@ -227,11 +229,27 @@ def _accelerator(settings: TrainingSettings, parameters: list[nn.Parameter]):
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=parameters[0].device.type == "cpu",
         mixed_precision=settings.precision,
         gradient_accumulation_steps=settings.accumulate,
     )
+    if accelerator.num_processes > 1:
+        _leave_group_at_exit()
+    return accelerator
+
+
+@functools.cache
+def _leave_group_at_exit() -> None:
+    """A process that ends inside its group is aborted now and then: its threads still run."""
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _save(folder: Path, step: int, model, optimizer, ema, keep: Mapping[str, Kept]) -> None:
