@@ -172,3 +172,10 @@ def test_selections_and_joins():
     assert scan_id("a", float("nan"), "run-2") == "a_run-2"
     assert "subjects" in repr(cohort)
     assert "<table>" in cohort._repr_html_()
+
+
+def test_a_query_reaches_columns_and_nothing_else():
+    cohort = Cohort(pd.DataFrame({"subject": ["a", "b"], "session": [0.0, 0.0]}))
+    assert cohort.select("subject == 'a'").ids == ["a_M000"]
+    with pytest.raises(UsageError, match="does not fit"):
+        cohort.select("@np.ones(2) == 1")

@@ -150,7 +150,8 @@ class Cohort:
         """
         if isinstance(which, str):
             try:
-                which = self.scans.eval(which)
+                # columns alone: no name of this module or of the caller can be reached with @
+                which = self.scans.eval(which, local_dict={}, global_dict={})
             except Exception as error:  # pandas raises what its parser and its columns raise
                 first = (str(error).splitlines() or [type(error).__name__])[0]
                 raise UsageError(
