@@ -183,7 +183,9 @@ def test_along_the_pattern_codes_move_as_codes_of_the_class_differ():
     cosine = moved[0] @ difference / np.linalg.norm(moved[0]) / np.linalg.norm(difference)
     assert cosine > 0.99
     published = direction.move(table, 1.0) - table
-    assert published[0] @ difference / np.linalg.norm(published[0]) / np.linalg.norm(difference) < 0.8
+    assert (
+        published[0] @ difference / np.linalg.norm(published[0]) / np.linalg.norm(difference) < 0.8
+    )
     gained = direction.score(direction.move(table, 1.0, how="pattern")) - direction.score(table)
     assert np.allclose(gained, direction.score(table).std(), rtol=1e-3)
 
