@@ -1,9 +1,9 @@
-"""Attribution asks the pipelines what they say themselves: linear forms, spaces, frames, subjects."""
+"""Attribution asks the pipelines what they say themselves: linear forms, spaces, frames."""
 
 import numpy as np
 import pytest
 
-from neurodiff.analysis.attribution import attribute_rois, make_problem
+from neurodiff.analysis.attribution import attribute_rois, make_problem, run_method
 from neurodiff.analysis.attribution_ablation import Conditions
 from neurodiff.analysis.attribution_decoders import decoder_for
 from neurodiff.core.errors import UsageError
@@ -124,3 +124,30 @@ def test_brain_diffuser_heads_are_sums_over_voxels(scenes):
         np.testing.assert_allclose(  # with weights held, and without
             line.of(rows, mask), line.part(np.where(mask, rows, 0.0)), atol=1e-4 * scale
         )
+
+
+def test_without_a_region_other_pictures_and_meshes_are_drawn(objects, scenes):
+    """With the same noise, so that the same data are drawn the same."""
+    pipe, train, test, _ = objects
+    study = make_study(
+        StudySettings(
+            train_per_category=8, test_per_category=4, unseen_per_category=0, n_categories=3
+        ),
+        seed=0,
+        workers=1,
+    )
+    problem = make_problem(pipe, test, study.stimuli, ["V1", "LO1"], train=train, draws=50)
+    found = run_method(problem, "reconstruction:noise", trials=10)
+    assert list(found.table["roi"]) == ["V1", "LO1"]
+    assert (found.table["n_trials"] == 10).all()
+    assert found.items["value"].abs().max() <= 4
+    pipe, train, test, stimuli = scenes
+    problem = make_problem(pipe, test, stimuli, ["V1"], train=train, draws=50)
+    found = run_method(problem, "reconstruction", trials=10)
+    assert np.isfinite(found.table["value"]).all()
+    assert found.table["unit"].tolist() == ["PixCorr"]
+    drawn = problem.decoder.draw(problem.test.array()[:2], problem.test.trials.iloc[:2])
+    again = problem.decoder.draw(problem.test.array()[:2], problem.test.trials.iloc[:2])
+    assert np.array_equal(np.asarray(drawn[1]), np.asarray(again[1]))
+    with pytest.raises(UsageError, match="need 10"):
+        run_method(problem, "reconstruction", trials=3)

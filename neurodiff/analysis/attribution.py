@@ -50,6 +50,7 @@ METHODS: dict[str, str] = {
     "leave_one_out": "neurodiff.analysis.attribution_ablation:leave_one_out",
     "roi_only": "neurodiff.analysis.attribution_ablation:roi_only",
     "shapley": "neurodiff.analysis.attribution_shapley:shapley",
+    "reconstruction": "neurodiff.analysis.attribution_through:reconstruction_loss",
     "gradient_x_input": "neurodiff.analysis.attribution_gradients:gradients",
     "integrated_gradients": "neurodiff.analysis.attribution_gradients:integrated_gradients",
     "frames": "neurodiff.analysis.attribution_frames:frame_maps",
@@ -68,6 +69,7 @@ VARIANTS = {
         "refit": {"refit": True},
     },
     "roi_only": {"refit": {"refit": True}},
+    "reconstruction": {v: {"replacement": v} for v in ("mean", "permuted", "noise")},
 }
 FORMAT = "neurodiff-attribution-1"
 

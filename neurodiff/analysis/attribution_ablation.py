@@ -12,8 +12,8 @@ was. Three replacements, which answer different questions:
 ``roi_only`` is the other end: the score of the decoder when every other region is at its training
 mean. Both ask the decoder that was fitted on all regions: how much it *relies* on one. A decoder
 divides its weights among regions that carry the same, so each of them seems to matter some.
-``refit=True`` fits a ridge anew, without the region or on it alone: what is *unique* to it (nothing,
-if others carry the same), and what it could tell by itself.
+``refit=True`` fits a ridge anew, without the region or on it alone: what is *unique* to it (nothing
+where others carry the same), and what it could tell by itself.
 
 The null of ``p`` is another pairing of predictions and stimuli (`attribution_statistics`); beside
 it, ``null_*`` and ``p_matched`` say what random sets of the region's size and smoothness do.
@@ -149,7 +149,7 @@ class Conditions:
         line = self.linear[stage]
         if line is None:
             data = self.data.copy()
-            data[..., mask] = self._replaced(mask, replacement, name)
+            data[..., mask] = self.replaced(mask, replacement, name)
             return self._ask(data, stage)
         part = self.part(stage, mask)
         rest = self.full(stage) - part
@@ -158,7 +158,7 @@ class Conditions:
         if replacement == "permuted":
             return rest + part[self._order(name)]
         noise = np.repeat(self.mean[None], len(self.data), axis=0)
-        noise[..., mask] = self._replaced(mask, "noise", name)
+        noise[..., mask] = self.replaced(mask, "noise", name)
         return rest + line.of(line.read(noise) - line.read(self.mean[None]), mask)
 
     def only(self, stage: str, mask: np.ndarray) -> np.ndarray:
@@ -184,7 +184,8 @@ class Conditions:
             self._asked[key] = self.problem.decoder.decode(data, self.trials)
         return _rows(self._asked[key][stage])
 
-    def _replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+    def replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+        """What stands in for the responses of ``mask``; (n, *frames, features of the mask)."""
         if replacement == "mean":
             return self.mean[..., mask]
         if replacement == "permuted":
