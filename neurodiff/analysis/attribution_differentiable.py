@@ -15,6 +15,7 @@ the true features of the subject's test stimuli:
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -23,9 +24,12 @@ import torch
 from torch import Tensor
 
 from neurodiff.analysis.attribution_problem import Decoder, Problem
-from neurodiff.bridges.prior import sample_embeddings
+from neurodiff.bridges.prior import BridgeDenoiser
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.seeds import item_seed, torch_generator
+from neurodiff.diffusion.grids import trailing
+from neurodiff.diffusion.paths import Level
+from neurodiff.diffusion.solvers import DDIM
 from neurodiff.pipelines.brain_input import frames_at_test
 from neurodiff.pipelines.mind3d import MinD3D
 
@@ -113,19 +117,43 @@ def mind3d_graph(
         anchor = frames.mean(dim=1) @ weight.T + offset
         read = frames[:, torch.from_numpy(frames_at_test(frames.shape[1], settings.frames))]
         tokens = networks.tokens(brain.patches(read.flatten(0, 1)), settings.frames)
-        return sample_embeddings(
-            networks.prior_network,
-            tokens,
-            [_generator(row, seed, sample) for row in trials.itertuples()],
-            path=pipe.path,
-            anchor=anchor if settings.anchor == "ridge" else None,
-            candidates=settings.candidates,
-            steps=settings.steps,
-            eta=settings.eta,
-            choose=settings.choose,
-        )
+        anchors = anchor if settings.anchor == "ridge" else None
+        generators = [_generator(row, seed, sample) for row in trials.itertuples()]
+        return _walk(pipe, tokens, anchors, generators)
 
     return embed
+
+
+def _walk(
+    pipe: MinD3D, tokens: Tensor, anchor: Tensor | None, generators: list[torch.Generator]
+) -> Tensor:
+    """`neurodiff.bridges.prior.sample_embeddings`, whose loop keeps no derivatives, with them."""
+    settings = pipe.recipe.bridge
+    denoiser = BridgeDenoiser(pipe.networks.prior_network)
+    prepared, anchor = denoiser.prepare((tokens, anchor))
+    n, d, candidates = len(tokens), tokens.shape[-1], settings.candidates
+    if candidates > 1:
+        prepared = prepared.repeat(candidates)
+
+    def noise() -> Tensor:
+        rows = [torch.randn(candidates, d, generator=g) for g in generators]
+        return torch.stack(rows).reshape(n * candidates, d).to(tokens)
+
+    grid, solver = trailing(pipe.path, settings.steps), DDIM(settings.eta)
+    x = grid[0].sigma * noise()
+
+    def denoise(at: Tensor, level: Level) -> Tensor:
+        return denoiser(at, level, (prepared, anchor))
+
+    for a, b in pairwise(grid):
+        x = solver.step(x, a, b, denoise, noise, {})
+    drawn = x.reshape(n, candidates, d)
+    mean = drawn.mean(dim=1)
+    if settings.choose == "mean":
+        return mean
+    aim = mean if settings.choose == "nearest-to-mean" else tokens.mean(dim=1)
+    best = torch.cosine_similarity(drawn, aim[:, None], dim=-1).argmax(dim=1)
+    return drawn[torch.arange(n), best]
 
 
 def _generator(row: Any, seed: int, sample: int) -> torch.Generator:
