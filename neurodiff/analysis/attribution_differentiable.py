@@ -57,7 +57,7 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
     Parameters
     ----------
     decoder : `Differentiable`, or one whose ``pipe`` is a `MinD3D`.
-    seed : of the walk's noise, as in ``predict``.
+    seed : of the walk's noise, as in ``predict``; the decoder's own where it has one.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
         return decoder.tensors
     pipe = getattr(decoder, "pipe", None)
     if isinstance(pipe, MinD3D):
-        bridge = mind3d_graph(pipe, seed=seed)
+        bridge = mind3d_graph(pipe, seed=getattr(decoder, "seed", seed))
         stages = [s for s in decoder.stages if s not in affine_stages(decoder)]
         return lambda data, trials: dict.fromkeys(stages, bridge(data, trials))
     raise UsageError(
@@ -131,9 +131,6 @@ def mind3d_graph(
     mean, std = torch.from_numpy(brain.mean), torch.from_numpy(brain.std)
     weight = torch.from_numpy(np.asarray(pipe.ridge.coef_, np.float32))
     offset = torch.from_numpy(np.asarray(pipe.ridge.intercept_, np.float32))
-    for parameter in networks.parameters():  # derivatives are with respect to the brain
-        parameter.requires_grad_(False)
-    networks.eval()
 
     def embed(data: Tensor, trials: pd.DataFrame) -> Tensor:
         if data.shape[-1] != brain.n_features:

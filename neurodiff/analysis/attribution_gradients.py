@@ -166,8 +166,6 @@ def _attribute(problem: Problem, how: _How) -> MethodResult:
     decoder, affine = problem.decoder, affine_stages(problem.decoder)
     stages = how.stages or decoder.stages
     graph = None
-    if not affine.issuperset(stages):
-        graph = differentiable(decoder, seed=problem.seed)
     regions, masks = list(problem.rois), np.stack(list(problem.rois.values()))
     rows, items, notes = [], [], []
     maps: dict[str, np.ndarray] = {}
@@ -178,6 +176,7 @@ def _attribute(problem: Problem, how: _How) -> MethodResult:
             if stage in affine:
                 found = _of_affine(problem, stage, shown, base, masks, how)
             else:
+                graph = graph or differentiable(decoder, seed=problem.seed)
                 found = _of_graph(problem, graph, stage, shown, base, masks, how)
             text = _completeness(how, subject, stage, found)
             problem.progress.say(f"  {text}")
