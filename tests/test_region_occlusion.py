@@ -72,7 +72,7 @@ def test_the_region_that_is_read_is_found(cohort, replacement):
     for other in ("near", "far"):
         assert table.loc[other, "value"] == 0
         assert table.loc[other, "p"] == 1
-        assert table.loc[other, "null_mean"] > 0  # some blobs meet the region that is read
+    assert table["null_mean"].sum() > 0  # some blobs of the others meet the region that is read
     assert np.nanargmax(found.maps["code"]) == np.flatnonzero(ATLAS["read"].ravel())[0]
     assert len(found.items) == 3 * 20
 
@@ -120,15 +120,9 @@ def test_fitted_probes_are_asked_for_logit_and_number(cohort):
 def test_a_batch_and_the_order_change_nothing(cohort):
     volumes, scans, _ = cohort
     order = np.random.default_rng(1).permutation(40)
+    mean, pipe = volumes.mean(axis=(0, 1)), OneRegion(ATLAS["read"])
     one, two = (
-        occlude_regions(
-            OneRegion(ATLAS["read"]),
-            volumes[these],
-            scans.iloc[these],
-            ATLAS,
-            mean=volumes.mean(axis=(0, 1)),
-            how=HOW,
-        )  # fmt: skip
+        occlude_regions(pipe, volumes[these], scans.iloc[these], ATLAS, mean=mean, how=HOW)
         for these in (np.arange(40), order)
     )
     pd.testing.assert_frame_equal(one.table, two.table, rtol=1e-5)
@@ -198,6 +192,7 @@ def test_refusals(cohort):
         Occlusion(matched=0)
 
 
+@pytest.mark.slow  # reads the template
 def test_an_ldae_reads_the_regions_of_the_template():
     from neurodiff.pipelines.ldae import LDAE
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.attribution_pairs import attribution_table
+from neurodiff.analysis.attribution_pairs import attribution_table, table_row
 from neurodiff.analysis.attribution_problem import MethodResult
 from neurodiff.analysis.attribution_statistics import Resampling
 from neurodiff.core.errors import DataError, UsageError
@@ -31,7 +31,6 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import read_csv
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.core.volume import Volume
-from neurodiff.metrics.statistics import permutation_p
 
 Replacement = Literal["mean", "blurred", "inpainted"]
 Probe = Callable[[np.ndarray], np.ndarray]
@@ -206,7 +205,7 @@ def occlude_regions(
                     "stage": stage,
                     "roi": region,
                     "metric": "change of the code" if stage == "code" else "change of the probe",
-                    **_numbers(values, null, resampling),
+                    **table_row(resampling, values, null),
                     "n_trials": len(volumes),
                     "n_features": int(mask.sum()),
                     "unit": "share of its norm" if stage == "code" else "unit of the probe",
@@ -297,21 +296,6 @@ def _of_people(values: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.bincount(place, values) / np.bincount(place)
 
 
-def _numbers(values: np.ndarray, null: np.ndarray, resampling: Resampling) -> dict[str, float]:
-    low, high = resampling.interval(values)
-    tail = 50 * (1 - resampling.confidence)
-    null_low, null_high = np.percentile(null, [tail, 100 - tail])
-    return {
-        "value": float(values.mean()),
-        "low": float(low),
-        "high": float(high),
-        "null_mean": float(null.mean()),
-        "null_low": float(null_low),
-        "null_high": float(null_high),
-        "p": permutation_p(float(values.mean()), null),
-    }
-
-
 def _answer(name: str, probe: Any) -> Probe:
     function = getattr(probe, "decision_function", None) or getattr(probe, "predict", None) or probe
     if not callable(function):
@@ -344,8 +328,8 @@ def _checked(
         raise DataError(f"volumes are {volumes.shape}; expected finite (n, 1, i, j, k)")
     if "subject" not in scans or len(scans) != len(volumes):
         raise DataError(
-            f"the table of scans has {len(scans)} rows and the columns {', '.join(scans)}; expected "
-            f"one row for each of {len(volumes)} volumes, with the column subject"
+            f"the table of scans has {len(scans)} rows and the columns {', '.join(scans)}; "
+            f"expected one row for each of {len(volumes)} volumes, with the column subject"
         )
     people = [str(p) for p in scans["subject"]]
     if len(set(people)) < 2:
