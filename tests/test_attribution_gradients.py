@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from neurodiff.analysis.attribution import Attribution, attribute_rois
 from neurodiff.analysis.attribution_decoders import MinD3DDecoder, RidgeDecoder
 from neurodiff.analysis.attribution_differentiable import mind3d_graph, pair_derivatives
 from neurodiff.analysis.attribution_gradients import gradients, integrated_gradients
@@ -350,3 +351,17 @@ def test_a_trial_is_attributed_alike_in_any_company(mind3d):
         for p in (mind3d, alone)
     )
     assert np.allclose(one, two, rtol=1e-3, atol=1e-6)
+
+
+def test_one_call_saves_and_opens_what_gradients_found(linear, tmp_path):
+    methods = ("gradient_x_input", "integrated_gradients")
+    decoder = linear.decoder
+    truth = linear.truth["features"]
+    features = dict(zip(linear.test.trials["stimulus"], truth, strict=True))
+    found = attribute_rois(
+        decoder, linear.test, features, linear.rois, methods=methods, train=linear.train, draws=50
+    )
+    found.save(tmp_path / "attribution")
+    again = Attribution.open(tmp_path / "attribution")
+    assert set(again.table["method"]) == set(methods)
+    assert "Baseline: the mean" in found._repr_html_()
