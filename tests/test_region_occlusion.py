@@ -209,3 +209,28 @@ def test_an_ldae_reads_the_regions_of_the_template():
     )  # fmt: skip
     assert set(found.table["roi"]) == set(atlas)
     assert (found.table["value"] > 0).all()
+
+
+@pytest.mark.slow  # reads the template
+def test_planted_regions_of_the_simulated_cohort_are_told_apart():
+    """The code is the grey matter of the left hippocampus, read from intensities."""
+    from neurodiff.analysis.probe_regions import regional_volumes
+    from neurodiff.datasets.simulated.brain_opening import simulated_brains
+
+    cohort = simulated_brains("tiny", 0).cohort().first_scans()
+    cohort = cohort.select(np.arange(len(cohort)) < 12)
+    volumes, affine = cohort.array(), cohort[0].affine
+
+    class Left:
+        def codes(self, v):
+            return regional_volumes(v, affine)[:, 2:3]
+
+    atlas = template_regions(affine, volumes.shape[2:])
+    found = occlude_regions(
+        Left(), volumes, cohort.scans, atlas, mean=volumes.mean(axis=(0, 1)),
+        how=Occlusion(matched=9, draws=100),
+    )  # fmt: skip
+    value = found.table.set_index("roi")["value"]
+    assert value.idxmax() == "hippocampus left"
+    assert value["hippocampus left"] > 3 * value.drop("hippocampus left").max()
+    assert found.table.set_index("roi").loc["hippocampus left", "p"] == pytest.approx(0.1)
