@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 
 from neurodiff.core import provenance
+from neurodiff.core import tracking
 from neurodiff.core.atomic import (
     DISK_FULL,
     TEMPORARY_PREFIX,
@@ -387,7 +388,8 @@ class Stage:
         return dict((sealed_record(self.folder) or {}).get("metrics") or {})
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``, and tell the trackers (`core.tracking`)."""
+        tracking.tell(self.name, values)
         path = self.path("metrics.jsonl")
         line = json.dumps(plain(values), allow_nan=False).encode() + b"\n"
         with open(path, "ab+") as file:
