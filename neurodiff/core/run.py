@@ -30,8 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from neurodiff.core import provenance
-from neurodiff.core import tracking
+from neurodiff.core import provenance, tracking
 from neurodiff.core.atomic import (
     DISK_FULL,
     TEMPORARY_PREFIX,
