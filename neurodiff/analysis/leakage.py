@@ -79,7 +79,7 @@ class Thresholds:
 
     hash_bits: int = 8
     picture_correlation: float = 0.98
-    crop_bits: int = 12
+    crop_bits: int = 16
     crop_correlation: float = 0.95
     mesh_signature: float = 1e-3
     shape_descriptor: float = 0.03

@@ -217,13 +217,12 @@ def _verdict(train: np.ndarray, both: np.ndarray, limit: float) -> str | None:
 
 def _sums(recording: Recording, columns: np.ndarray) -> dict[tuple[Any, ...], np.ndarray]:
     """(subject, session, run) -> stack of count, sum and sum of squares over trials and frames."""
-    keys = recording.trials[["subject", "session", "run"]].itertuples(index=False, name=None)
-    keys = list(keys)
+    runs = recording.trials[["subject", "session", "run"]]
     found: dict[tuple[Any, ...], np.ndarray] = {}
     for start, block in _blocks(recording):
         values = block[..., columns].reshape(len(block), -1, len(columns)).astype(np.float64)
-        of_block = pd.Series(range(len(block))).groupby(keys[start : start + len(block)]).indices
-        for key, rows in of_block.items():
+        here = runs.iloc[start : start + len(block)].reset_index(drop=True)
+        for key, rows in here.groupby(list(here), sort=False).indices.items():
             part = values[rows].reshape(-1, len(columns))
             count = np.full(len(columns), float(len(part)))
             stack = np.stack([count, part.sum(axis=0), (part**2).sum(axis=0)])

@@ -28,8 +28,9 @@ SIDE = 64  # of a thumbnail, pixels
 _INNER = 32  # samples of a window along each side, of which the lowest frequencies are kept
 _LOW = 8
 _BLOCK = 2**21  # comparisons at a time: they stay in the cache
-WINDOW_SIDES = (0.95, 0.9, 0.8, 0.7, 0.6)
+WINDOW_SIDES = (0.95, 0.88, 0.81, 0.74, 0.67, 0.6)
 WINDOW_STEP = 0.07  # of the picture's side, at most
+_ALIKE = 0.7  # correlation of low frequencies that a proposed window has at least
 _FLAT = 1.0  # SD in grey levels below which a picture has no pattern to compare
 
 
@@ -117,13 +118,13 @@ def crop_pairs(
     whole: Float[np.ndarray, "n 64 64"],
     crops: Float[np.ndarray, "m 64 64"],
     *,
-    most: int = 12,
+    most: int = 16,
     least: float = 0.95,
 ) -> Pairs:
     """Pairs in which a picture of ``crops`` is a window of a picture of ``whole``.
 
-    Hashes of about 100 windows of each whole picture propose pairs; a proposal counts where the
-    crop and the best of the windows around correlate by at least ``least`` over 32 x 32 samples.
+    Hashes of 139 windows of each whole picture propose pairs, of which those with other low
+    frequencies are dropped; a proposal counts where the crop and the best of the windows around correlate by at least ``least`` over 32 x 32 samples.
     Found are crops that keep at least 60 % of both sides, and their aspect ratio within about
     5 %; smaller ones need feature vectors and `cosine_pairs`.
 
@@ -137,17 +138,22 @@ def crop_pairs(
     Pairs with the correlation as value; flat pictures are in none.
     """
     flat = is_flat(crops)
-    hashes = picture_hashes(crops)
+    of_crops = _frequencies(crops, (0.0, 0.0, 1.0))
+    hashes, patterns = _hash_of(of_crops), _patterns(of_crops)
     proposed: dict[tuple[int, int], tuple[float, tuple[float, float, float]]] = {}
     for window in windows():
         coefficients = _frequencies(whole, window)
-        empty = np.square(coefficients[:, 1:, 1:]).sum(axis=(1, 2)) < _FLAT
+        empty = np.square(coefficients).sum(axis=(1, 2)) - coefficients[:, 0, 0] ** 2 < _FLAT
         near = hash_pairs(_hash_of(coefficients), hashes, most)
-        for i, j, bits in zip(*map(np.ndarray.tolist, near), strict=True):
-            if empty[i] or flat[j]:
-                continue
-            if (i, j) not in proposed or bits < proposed[i, j][0]:
-                proposed[i, j] = (bits, window)
+        keep = np.flatnonzero(~empty[near.first] & ~flat[near.second])
+        own = _patterns(coefficients)
+        for start in range(0, len(keep), 2**14):
+            part = keep[start : start + 2**14]
+            first, second = near.first[part], near.second[part]
+            alike = np.einsum("pk,pk->p", own[first], patterns[second])
+            for i, j, value in zip(*map(np.ndarray.tolist, (first, second, alike)), strict=True):
+                if value >= _ALIKE and value > proposed.get((i, j), (0.0,))[0]:
+                    proposed[i, j] = (value, window)
     kept = []
     for (i, j), (_, window) in proposed.items():
         value = _best_correlation(whole[i], crops[j], window)
@@ -322,6 +328,12 @@ def _hash_of(coefficients: np.ndarray) -> np.ndarray:
     flat[:, 0] = coefficients[:, _LOW, 0]
     bits = flat > np.median(flat, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def _patterns(coefficients: np.ndarray) -> np.ndarray:
+    """(n, 80) coefficients without the mean, of length 1."""
+    flat = coefficients.reshape(len(coefficients), -1)[:, 1:]
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 
 
 def _best_correlation(
