@@ -124,7 +124,8 @@ def crop_pairs(
     """Pairs in which a picture of ``crops`` is a window of a picture of ``whole``.
 
     Hashes of 139 windows of each whole picture propose pairs, of which those with other low
-    frequencies are dropped; a proposal counts where the crop and the best of the windows around correlate by at least ``least`` over 32 x 32 samples.
+    frequencies are dropped; a proposal counts where the crop and the best of the windows around
+    correlate by at least ``least`` over 32 x 32 samples.
     Found are crops that keep at least 60 % of both sides, and their aspect ratio within about
     5 %; smaller ones need feature vectors and `cosine_pairs`.
 
