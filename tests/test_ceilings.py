@@ -189,7 +189,7 @@ def test_hostile_ceilings():
 def test_a_simulated_subject_has_the_ceiling_that_was_planted():
     """By the least-squares amplitude of each trial; features have unit variance as planted."""
     cortex = load_visual_cortex()
-    n = 60
+    n = 40
     scores = np.random.default_rng(0).standard_normal((n, 1))
     scores = ((scores - scores.mean()) / scores.std(ddof=1)).astype(np.float32)
     amplitude = np.full(cortex.n_vertices, 0.8, np.float32)

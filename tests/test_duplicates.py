@@ -160,11 +160,11 @@ def test_moments_of_a_surface_in_closed_form():
 def test_a_descriptor_is_of_the_shape_not_of_its_triangles():
     rng = np.random.default_rng(0)
     mesh, finer, other = torus(), torus(60), torus(thin=0.5)
-    points = [sample_surface(one, 512, rng) for one in (mesh, finer, other)]
+    points = [sample_surface(one, 20_000, rng) for one in (mesh, finer, other)]
     points[1] = 5 * points[1] @ Rotation.random(rng=1).as_matrix().T + 3
     first, again, different = (shape_descriptor(one) for one in points)
-    assert np.abs(first - again).max() < 0.03 < np.abs(first - different).max()
-    found = nearby_pairs(first[None], np.stack([different, again]), 0.03)
+    assert np.abs(first - again).max() < 0.008 < np.abs(first - different).max()
+    found = nearby_pairs(first[None], np.stack([different, again]), 0.008)
     assert found.second.tolist() == [1]
     with pytest.raises(ValueError, match="coincide"):
         shape_descriptor(np.zeros((20, 3)))

@@ -68,21 +68,22 @@ class Thresholds:
     Parameters
     ----------
     hash_bits : of 64, by which DCT hashes of a recompressed picture may differ.
-    picture_correlation : of 64 x 64 thumbnails of a pair that the hashes propose.
+    picture_correlation : of 16 x 16 means of a pair that the hashes propose.
     crop_bits, crop_correlation : the same for windows of a picture, see `crop_pairs`.
     mesh_signature : largest difference of two signatures, for one mesh moved, turned or scaled.
-    shape_descriptor : largest difference of two D2 descriptors of 512 points.
+    shape_descriptor : largest difference of two descriptors of 20,000 points of a surface; of
+        fewer points, n, it is wider by the square root of 20,000 / n.
     cosine : of feature vectors, less the mean of the training stimuli.
     statistics : largest mean, and difference of the standard deviation from 1, that count as
         normalised, in standard deviations.
     """
 
-    hash_bits: int = 8
-    picture_correlation: float = 0.98
+    hash_bits: int = 10
+    picture_correlation: float = 0.95
     crop_bits: int = 16
     crop_correlation: float = 0.95
     mesh_signature: float = 1e-3
-    shape_descriptor: float = 0.03
+    shape_descriptor: float = 0.008
     cosine: float = 0.95
     statistics: float = 1e-4
 

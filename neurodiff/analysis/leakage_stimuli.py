@@ -32,7 +32,7 @@ from neurodiff.metrics.duplicates import (
 )
 
 PICTURES = ("exact-duplicate", "recompressed", "crop")
-POINTS = 512  # of a surface, for its D2 descriptor
+POINTS = 20_000  # of a surface, for its descriptor
 _DROP = "leave one of them out, or put both on one side of the split"
 
 
@@ -126,7 +126,7 @@ def mesh_checks(
 ) -> list[Check]:
     """Meshes that are equal, or equal up to place, turn, mirror, size and triangles.
 
-    Points instead of a mesh are compared by their D2 descriptor alone.
+    Points instead of a mesh are compared by their descriptor alone; their order is to be random.
     """
     kinds = ("exact-duplicate", "same-shape")
     load = _loader(meshes, stimuli, "mesh")
@@ -135,16 +135,19 @@ def mesh_checks(
     keys: dict[str, str] = {}
     signatures: dict[str, np.ndarray] = {}
     descriptors: dict[str, np.ndarray] = {}
+    fewest = POINTS
     for name in progress.over(list(sides.each), "shapes compared"):
-        keys[name], signature, descriptors[name] = _shape(name, load(name))
+        keys[name], signature, descriptors[name], count = _shape(name, load(name))
+        fewest = min(fewest, count)
         if signature is not None:
             signatures[name] = signature
     exact = _equal_pairs(sides, keys)
     moved = _near(sides, signatures, limits.mesh_signature)
-    alike = _near(sides, descriptors, limits.shape_descriptor)
+    most = limits.shape_descriptor * float(np.sqrt(POINTS / fewest))
+    alike = _near(sides, descriptors, most)
     same = [pair for pair in dict.fromkeys([*moved, *alike]) if pair not in set(exact)]
     same_things |= set(exact)
-    text = f"signature {limits.mesh_signature:g}, D2 descriptor {limits.shape_descriptor:g}"
+    text = f"signature {limits.mesh_signature:g}, descriptor {most:.2g}"
     return [
         _of_pairs(kinds[0], "error", exact, sides, "equal vertices and faces", _DROP),
         _of_pairs(kinds[1], "error", same, sides, text, _DROP),
@@ -271,8 +274,9 @@ def _correlations(
     return np.concatenate(parts)
 
 
-def _shape(name: str, shape: Any) -> tuple[str, np.ndarray | None, np.ndarray]:
-    """Hash, signature (None of points) and D2 descriptor of a mesh, or of points of its surface."""
+def _shape(name: str, shape: Any) -> tuple[str, np.ndarray | None, np.ndarray, int]:
+    """Hash, signature (None of points), descriptor and its number of points, of a mesh or points of
+    its surface."""
     from neurodiff.geometry.mesh import sample_surface
 
     try:
@@ -280,13 +284,14 @@ def _shape(name: str, shape: Any) -> tuple[str, np.ndarray | None, np.ndarray]:
             points = np.asarray(shape, np.float64)
             if points.ndim != 2 or points.shape[1] != 3:
                 raise ValueError(f"points of shape {points.shape}; expected (n, 3)")
-            return _digest(points), None, shape_descriptor(points[:POINTS])
+            some = points[:POINTS]
+            return _digest(points), None, shape_descriptor(some), len(some)
         vertices = np.asarray(shape.vertices, np.float64)
         faces = np.asarray(shape.faces, np.int64)
         key = item_seed(0, subject="", stimulus=name, stage="leakage")
         points = sample_surface(shape, POINTS, numpy_generator(key))
         digest = _digest(vertices, faces)
-        return digest, mesh_signature(vertices, faces), shape_descriptor(points)
+        return digest, mesh_signature(vertices, faces), shape_descriptor(points), POINTS
     except ValueError as error:
         raise DataError(
             f"the shape of stimulus {name!r} cannot be compared: {error}; mend it or leave it out"

@@ -168,8 +168,9 @@ def crop_pairs(
 def correlations(
     first: Float[np.ndarray, "pairs 64 64"], second: Float[np.ndarray, "pairs 64 64"]
 ) -> Float[np.ndarray, " pairs"]:
-    """Correlation of the grey levels of pairs of thumbnails; 0 where one is flat."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (first, second))
+    """Correlation of pairs of thumbnails over 16 x 16 means of their grey levels; 0 where one is
+    flat. Fine detail is what compression and a smaller size take away."""
+    a, b = (_coarse(x).reshape(len(x), -1) for x in (first, second))
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     length = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), length, out=np.zeros(len(a)), where=length > 0)
@@ -253,28 +254,30 @@ def mesh_signature(
     return np.concatenate([sizes, axes, np.quantile(radii, levels), np.quantile(edges, levels)])
 
 
-def shape_descriptor(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " 36"]:
-    """D2 of points drawn from a surface, invariant to place, turn, mirror and scale.
+def shape_descriptor(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " 67"]:
+    """D1 and D2 of points drawn from a surface, invariant to place, turn, mirror and scale.
 
-    Quantiles of the distances of all pairs in units of their root mean square (33, from 0.02 to
-    0.98), then the spread along the principal axes, ordered (3). Two draws of 512 points of one
-    surface differ by about 0.02 in the worst entry.
+    Shares of the points within 32 distances from their centroid, and of the pairs of points within
+    32 distances of each other, each with an edge of width 0.05, then the spread along the
+    principal axes, ordered (3); in units of the root mean square distance from the centroid. The
+    order of the points has to be random, as pairs are taken along it. Two draws of n points of
+    one surface differ by about ``1.5 / sqrt(n)`` in the worst entry.
 
     Raises
     ------
     ValueError : fewer than 16 points, points that coincide or are not finite.
     """
-    from scipy.spatial.distance import pdist
-
     points = points.astype(np.float64)
     if len(points) < 16 or not np.isfinite(points).all():
         raise ValueError(f"{len(points)} points; expected at least 16, all finite")
-    distances = pdist(points)
-    scale = np.sqrt(np.mean(distances**2))
+    points = points - points.mean(axis=0)
+    scale = np.sqrt(np.mean((points**2).sum(axis=1)))
     if not scale > 0:
         raise ValueError("all points coincide; they have no shape")
-    axes = np.sqrt(np.maximum(np.linalg.eigvalsh(np.cov(points.T)), 0)) / scale
-    return np.concatenate([np.quantile(distances / scale, np.linspace(0.02, 0.98, 33)), axes])
+    points = points / scale
+    pairs = np.concatenate([points - np.roll(points, shift, axis=0) for shift in (1, 2, 3, 5)])
+    axes = np.sqrt(np.maximum(np.linalg.eigvalsh(points.T @ points / len(points)), 0))
+    return np.concatenate([_shares_within(points, 2.5), _shares_within(pairs, 3.5), axes])
 
 
 def nearby_pairs(
@@ -362,6 +365,11 @@ def _best_correlation(
     return best
 
 
+def _coarse(thumbnails: np.ndarray) -> np.ndarray:
+    blocks = thumbnails.astype(np.float64).reshape(len(thumbnails), 16, 4, 16, 4)
+    return blocks.mean(axis=(2, 4))
+
+
 def _places(start: float, share: float, step: float) -> list[float]:
     inside = [min(max(start + k * step, 0.0), 1 - share) for k in (-1, 0, 1)]
     return list(dict.fromkeys(inside))
@@ -370,6 +378,16 @@ def _places(start: float, share: float, step: float) -> list[float]:
 def _unit(values: np.ndarray) -> np.ndarray:
     values = values - values.mean()
     return values / max(float(np.sqrt((values**2).sum())), 1e-12)
+
+
+def _shares_within(differences: np.ndarray, most: float) -> np.ndarray:
+    """Share of vectors shorter than 32 lengths up to ``most``; logistic edges keep a length that
+    many vectors have, as on a sphere, from being all or nothing."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", differences, differences))
+    counts, edges = np.histogram(np.minimum(lengths, most), bins=500, range=(0, most))
+    middles = (edges[1:] + edges[:-1]) / 2
+    levels = np.linspace(0, most, 34)[1:-1]
+    return (counts / len(lengths)) @ (1 / (1 + np.exp((middles[:, None] - levels) / 0.05)))
 
 
 def _directions(x: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
