@@ -27,6 +27,7 @@ import PIL.Image
 from scipy.spatial.transform import Rotation
 
 from neurodiff.analysis.leakage import Thresholds, audit
+from neurodiff.analysis.leakage_stimuli import same_shape
 from neurodiff.core.recording import Recording
 from neurodiff.datasets.simulated.objects import make_objects
 from neurodiff.datasets.simulated.scenes import make_scenes
@@ -158,8 +159,8 @@ def shapes(count: int, planted: int) -> None:
             for side in (train, [*some, *rest[planted:]])
         )
         describe = time.perf_counter() - started
-        most = LIMITS.shape_descriptor
-        row(what, kind, pairs, lambda: nearby_pairs(c, d, most), size, describe)  # noqa: B023
+        others = [*some, *rest[planted:]]
+        row(what, kind, pairs, lambda: alike(c, d, train, others), size, describe)  # noqa: B023
     few = min(len(train), 150)
     own = [k for k in range(few)]
     for angle in (5.0, 15.0, 40.0):
@@ -236,6 +237,14 @@ def recompressed(a: np.ndarray, b: np.ndarray) -> Pairs:
         for i, j in zip(near.first, near.second, strict=True)
     ]
     return Pairs(*(part[np.array(alike, bool)] for part in near))
+
+
+def alike(c: np.ndarray, d: np.ndarray, train: Sequence[Any], test: Sequence[Any]) -> Pairs:
+    near = nearby_pairs(c, d, LIMITS.shape_descriptor)
+    half = LIMITS.shape_descriptor / 2
+    pairs = zip(near.first, near.second, strict=True)
+    keep = [same_shape(train[i], test[j], most=half, names=("a", "b")) for i, j in pairs]
+    return Pairs(*(part[np.array(keep, bool)] for part in near))
 
 
 def texture(rng: np.random.Generator, side: int = 128) -> np.ndarray:

@@ -71,8 +71,10 @@ class Thresholds:
     picture_correlation : of 16 x 16 means of a pair that the hashes propose.
     crop_bits, crop_correlation : the same for windows of a picture, see `crop_pairs`.
     mesh_signature : largest difference of two signatures, for one mesh moved, turned or scaled.
-    shape_descriptor : largest difference of two descriptors of 20,000 points of a surface; of
-        fewer points, n, it is wider by the square root of 20,000 / n.
+    shape_descriptor : largest difference of two descriptors of 20,000 points of a surface, by
+        which pairs are proposed; half of it, of 320,000 points, confirms them. Where fewer
+        points, n, are given instead of meshes it is wider by the square root of 20,000 / n, and
+        nothing confirms it.
     cosine : of feature vectors, less the mean of the training stimuli.
     statistics : largest mean, and difference of the standard deviation from 1, that count as
         normalised, in standard deviations.

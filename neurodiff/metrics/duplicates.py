@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, Shaped, UInt64
 SIDE = 64  # of a thumbnail, pixels
 _INNER = 32  # samples of a window along each side, of which the lowest frequencies are kept
 _LOW = 8
-_BLOCK = 2**21  # comparisons at a time: they stay in the cache
+_BLOCK = 2**16  # hashes compared at a time: they stay in the cache
 WINDOW_SIDES = (0.95, 0.88, 0.81, 0.74, 0.67, 0.6)
 WINDOW_STEP = 0.07  # of the picture's side, at most
 _ALIKE = 0.7  # correlation of low frequencies that a proposed window has at least
@@ -98,10 +98,18 @@ def hash_pairs(
         raise ValueError(f"{most} bits of 64; expected 0 to 64")
     step = max(1, _BLOCK // max(1, len(second)))
     found = []
+    differ = np.zeros((step, len(second)), np.uint64)
+    apart = np.zeros((step, len(second)), np.uint8)
     for start in range(0, len(first), step):
-        apart = np.bitwise_count(first[start : start + step, None] ^ second[None])
-        rows, columns = np.nonzero(apart <= most)
-        found.append((rows + start, columns, apart[rows, columns].astype(np.float64)))
+        block = first[start : start + step]
+        bits = apart[: len(block)]
+        np.bitwise_count(
+            np.bitwise_xor(block[:, None], second[None], out=differ[: len(block)]), out=bits
+        )
+        places = np.flatnonzero(bits <= most)
+        if len(places):
+            rows, columns = np.divmod(places, len(second))
+            found.append((rows + start, columns, bits[rows, columns].astype(np.float64)))
     return _joined(found)
 
 
@@ -200,7 +208,7 @@ def cosine_pairs(
     if not -1 <= least <= 1:
         raise ValueError(f"a cosine of {least}; expected -1 to 1")
     a, b = (_directions(x, centre) for x in (first, second))
-    step = max(1, 2 * _BLOCK // max(1, len(b)))
+    step = max(1, 2**22 // max(1, len(b)))
     found = []
     for start in range(0, len(a), step):
         alike = a[start : start + step] @ b.T
