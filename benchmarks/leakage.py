@@ -41,12 +41,11 @@ from neurodiff.metrics.duplicates import (
     exact_pairs,
     hash_pairs,
     is_flat,
-    mesh_signature,
     nearby_pairs,
     picture_hashes,
-    shape_descriptor,
     thumbnail,
 )
+from neurodiff.metrics.shape_descriptors import mesh_signature, shape_descriptor
 
 LIMITS = Thresholds()
 HEAD = ("what", "kind", "planted", "precision", "recall", "chance", "compare s", "describe s")

@@ -15,13 +15,12 @@ from neurodiff.metrics.duplicates import (
     exact_pairs,
     hash_pairs,
     is_flat,
-    mesh_signature,
     nearby_pairs,
     picture_hashes,
-    shape_descriptor,
     thumbnail,
     windows,
 )
+from neurodiff.metrics.shape_descriptors import mesh_signature, shape_descriptor
 
 
 def pictures(n, seed=0, side=128):

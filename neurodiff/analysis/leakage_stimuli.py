@@ -24,12 +24,11 @@ from neurodiff.metrics.duplicates import (
     exact_pairs,
     hash_pairs,
     is_flat,
-    mesh_signature,
     nearby_pairs,
     picture_hashes,
-    shape_descriptor,
     thumbnail,
 )
+from neurodiff.metrics.shape_descriptors import mesh_signature, shape_descriptor
 
 PICTURES = ("exact-duplicate", "recompressed", "crop")
 POINTS = 20_000  # of a surface, for its descriptor

@@ -46,9 +46,10 @@ def trial_checks(
 ) -> list[Check]:
     """Rows that are in both, and rows that are means of rows of the other side.
 
-    A row counts as a mean where a non-negative combination of at most 64 trials of its stimulus on
-    the other side leaves less than 1e-5 of its energy. Means that also hold further trials are not
-    found by their numbers; their stimulus is in both, which `stimulus_checks` says.
+    A row counts as a mean where a non-negative combination of at most 64 trials of its stimulus and
+    person on the other side leaves less than 1e-5 of its energy, the mean trial taken off. Means
+    that also hold further trials are not found by their numbers; their stimulus is in both, which
+    `stimulus_checks` says.
     """
     if train.data.shape[1:] != test.data.shape[1:]:
         why = (
@@ -269,25 +270,44 @@ def _means_of(
     others: dict[str, set[str]] = {}
     for of_part, of_whole in same_things:
         others.setdefault(of_whole, {of_whole}).add(of_part)
+    if parts.trials["stimulus"].isin({*wholes.trials["stimulus"], *_flat(others)}).sum() == 0:
+        return {}
+    common = _common_pattern(parts, wholes)
     rows_of = parts.trials.reset_index(drop=True).groupby(["subject", "stimulus"]).indices
     found = {}
     for row, trial in enumerate(wholes.trials.itertuples(index=False)):
         names = others.get(trial.stimulus, {trial.stimulus})
         rows = [k for name in names for k in rows_of.get((trial.subject, name), [])][:_MOST_PARTS]
-        used = _combination(parts, rows, wholes.data[row]) if rows else []
+        used = _combination(parts, rows, wholes.data[row], common) if rows else []
         if used:
             found[row] = [rows[k] for k in used]
     return found
 
 
-def _combination(parts: Recording, rows: list[int], whole: np.ndarray) -> list[int]:
+def _flat(others: Mapping[str, set[str]]) -> set[str]:
+    return {name for names in others.values() for name in names}
+
+
+def _common_pattern(*recordings: Recording) -> np.ndarray:
+    """Mean of some trials: what all share, such as raw signal levels, is no trace of a trial."""
+    means = []
+    for one in recordings:
+        rows = np.unique(np.linspace(0, one.n_trials - 1, min(one.n_trials, 32)).astype(np.int64))
+        block = np.asarray(one.data[rows], np.float64)[..., _some_columns(one.n_features)]
+        means.append(block.mean(axis=0))
+    return np.mean(means, axis=0)
+
+
+def _combination(
+    parts: Recording, rows: list[int], whole: np.ndarray, common: np.ndarray
+) -> list[int]:
     """Which rows make the whole by a non-negative combination; none where a residue is left."""
     from scipy.optimize import nnls
 
     columns = _some_columns(parts.n_features)
-    own = np.asarray(whole, np.float64)[..., columns].ravel()
+    own = (np.asarray(whole, np.float64)[..., columns] - common).ravel()
     those = np.asarray(parts.data[np.array(rows)], np.float64)[..., columns]
-    those = those.reshape(len(rows), -1)
+    those = (those - common).reshape(len(rows), -1)
     energy = float(own @ own)
     if own.size <= 2 * len(rows) or energy == 0:  # any row is a combination of as many others
         return []

@@ -1,4 +1,4 @@
-"""The same picture or shape twice: perceptual hashes, crops, similarity-invariant shapes.
+"""The same thing twice: perceptual hashes, crops, feature vectors, descriptors of shapes.
 
 Pure maths on arrays. Each ``..._pairs`` function compares every row of one set with every row of
 another and returns the pairs below or above its threshold, so that a training set can be held
@@ -8,12 +8,11 @@ against a test set.
     hash_pairs       64-bit DCT hashes, few bits apart: recompressed, resized, slightly changed
     crop_pairs       a picture that is a window of another one (at least 60 % of each side)
     cosine_pairs     feature vectors of nearly the same direction
-    nearby_pairs     descriptors that differ by little in every entry: shapes
+    nearby_pairs     descriptors that differ by little in every entry, see `shape_descriptors`
 
 References
 ----------
-Zauner 2010, "Implementation and benchmarking of perceptual image hash functions" (the DCT hash);
-Osada et al. 2002, ACM Transactions on Graphics 21 (D2, distances of point pairs of a shape).
+Zauner 2010, "Implementation and benchmarking of perceptual image hash functions" (the DCT hash).
 """
 
 from __future__ import annotations
@@ -237,57 +236,6 @@ def exact_pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> Pairs:
 # ---------------------------------------------------------------------------------------- shapes
 
 
-def mesh_signature(
-    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
-) -> Float[np.ndarray, " 69"]:
-    """What a mesh keeps when it is moved, turned, mirrored, scaled and its lists are reordered.
-
-    Numbers of vertices and faces (as logarithms), quantiles of the corners' distances from the
-    area's centroid and of the edges' lengths, and the ordered spread along the principal axes, in
-    units of the root mean square distance of the surface from its centroid. Equal to rounding for
-    the same mesh; a mesh of other triangles needs `shape_descriptor`.
-
-    Raises
-    ------
-    ValueError : no face, no area, or coordinates that are not finite.
-    """
-    corners = vertices.astype(np.float64)[faces]  # (f, 3, 3)
-    centre, spread = _surface_moments(corners)
-    scale = np.sqrt(np.trace(spread))
-    levels = np.linspace(0, 1, 32)
-    radii = np.linalg.norm(corners.reshape(-1, 3) - centre, axis=1) / scale
-    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).ravel() / scale
-    axes = np.sqrt(np.maximum(np.linalg.eigvalsh(spread), 0)) / scale
-    sizes = np.log([len(np.unique(faces)), len(faces)])
-    return np.concatenate([sizes, axes, np.quantile(radii, levels), np.quantile(edges, levels)])
-
-
-def shape_descriptor(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " 67"]:
-    """D1 and D2 of points drawn from a surface, invariant to place, turn, mirror and scale.
-
-    Shares of the points within 32 distances from their centroid, and of the pairs of points within
-    32 distances of each other, each with an edge of width 0.05, then the spread along the
-    principal axes, ordered (3); in units of the root mean square distance from the centroid. The
-    order of the points has to be random, as pairs are taken along it. Two draws of n points of
-    one surface differ by about ``1.5 / sqrt(n)`` in the worst entry.
-
-    Raises
-    ------
-    ValueError : fewer than 16 points, points that coincide or are not finite.
-    """
-    points = points.astype(np.float64)
-    if len(points) < 16 or not np.isfinite(points).all():
-        raise ValueError(f"{len(points)} points; expected at least 16, all finite")
-    points = points - points.mean(axis=0)
-    scale = np.sqrt(np.mean((points**2).sum(axis=1)))
-    if not scale > 0:
-        raise ValueError("all points coincide; they have no shape")
-    points = points / scale
-    pairs = np.concatenate([points - np.roll(points, shift, axis=0) for shift in (1, 2, 3, 5)])
-    axes = np.sqrt(np.maximum(np.linalg.eigvalsh(points.T @ points / len(points)), 0))
-    return np.concatenate([_shares_within(points, 2.5), _shares_within(pairs, 3.5), axes])
-
-
 def nearby_pairs(
     first: Float[np.ndarray, "n entries"], second: Float[np.ndarray, "m entries"], most: float
 ) -> Pairs:
@@ -388,39 +336,12 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return values / max(float(np.sqrt((values**2).sum())), 1e-12)
 
 
-def _shares_within(differences: np.ndarray, most: float) -> np.ndarray:
-    """Share of vectors shorter than 32 lengths up to ``most``; logistic edges keep a length that
-    many vectors have, as on a sphere, from being all or nothing."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", differences, differences))
-    counts, edges = np.histogram(np.minimum(lengths, most), bins=500, range=(0, most))
-    middles = (edges[1:] + edges[:-1]) / 2
-    levels = np.linspace(0, most, 34)[1:-1]
-    return (counts / len(lengths)) @ (1 / (1 + np.exp((middles[:, None] - levels) / 0.05)))
-
-
 def _directions(x: np.ndarray, centre: np.ndarray | None) -> np.ndarray:
     x = x.astype(np.float32) if centre is None else (x - centre).astype(np.float32)
     if not np.isfinite(x).all():
         raise ValueError("a feature vector is not finite; leave its stimulus out")
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, length, out=np.zeros_like(x), where=length > 0)
-
-
-def _surface_moments(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centroid and covariance of a surface of triangles, by area, in closed form."""
-    if len(corners) == 0 or not np.isfinite(corners).all():
-        raise ValueError("a mesh without faces, or with coordinates that are not finite")
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(cross, axis=1)
-    if not area.sum() > 0:
-        raise ValueError("the mesh has no area; it has no shape")
-    weight = area / area.sum()
-    centre = weight @ corners.mean(axis=1)
-    local = corners - centre
-    total = local.sum(axis=1)
-    # integral of x x^T over a triangle = area / 12 (sum of corners' x x^T + total total^T)
-    outer = np.einsum("fki,fkj->fij", local, local) + np.einsum("fi,fj->fij", total, total)
-    return centre, np.einsum("f,fij->ij", weight, outer) / 12
 
 
 def _joined(found: list) -> Pairs:
