@@ -5,8 +5,8 @@
 Half of the items are training, half test; ``--planted`` test items of each kind are made from
 training items. Pairs are those at the thresholds of `neurodiff.analysis.leakage.Thresholds`.
 Precision is the share of found pairs that were planted, recall the share of planted pairs that were
-found; chance is the precision of a pair drawn at random. Seconds are CPU seconds of the process, for the
-comparison of all pairs alone, and "describe" for hashes or descriptors of all items.
+found; chance is the precision of a pair drawn at random. Seconds are CPU seconds of the process,
+for the comparison of all pairs alone, and "describe" for hashes or descriptors of all items.
 
 Textures are random pictures with a spectrum of 1/f, 128 pixels on a side; scenes and shapes are the
 simulated ones (objects of 12 categories before 8 backgrounds), which are far more alike. Vectors

@@ -279,7 +279,8 @@ def _frequencies(thumbnails: np.ndarray, window: tuple[float, float, float]) -> 
     low = dct(np.eye(_INNER), axis=0, norm="ortho")[: _LOW + 1]
     rows = (low @ _area(SIDE, _INNER, top, share)).astype(np.float32)
     columns = (low @ _area(SIDE, _INNER, left, share)).astype(np.float32)
-    return rows @ thumbnails.astype(np.float32) @ columns.T
+    flat = np.ascontiguousarray(thumbnails, np.float32).reshape(-1, SIDE)
+    return rows @ (flat @ columns.T).reshape(-1, SIDE, len(columns))  # one large product first
 
 
 def _hash_of(coefficients: np.ndarray) -> np.ndarray:
