@@ -112,6 +112,10 @@ class Check:
     threshold: str = ""
     advice: str = ""
 
+    def __str__(self) -> str:
+        named = f" ({'; '.join(self.examples)})" if self.examples else ""
+        return f"{self.kind}: {self.count} of {self.of}{named}"
+
 
 @dataclass(frozen=True)
 class LeakageReport:
