@@ -275,6 +275,13 @@ def fit(
         typer.Option("--weights", metavar="FILE", help="Published stages: start; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Published stages: cpu, cuda.")] = "cpu",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Compare the stimuli, too, and end where test leaks.")
+    ] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="CHECK", help="With --strict: accept this; repeatable."),
+    ] = None,
 ) -> None:
     """Train a pipeline and print its run folder; continues a run that was interrupted."""
     settings = list(overrides or [])
@@ -282,8 +289,12 @@ def fit(
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
     from neurodiff.analysis import kinds
+    from neurodiff.analysis.leakage_run import Strictness
     from neurodiff.analysis.published_fit import fit_published, is_stage
 
+    if allow and not strict:
+        raise UsageError("--allow names what --strict accepts; add --strict")
+    leaks = Strictness(strict=strict, allow=tuple(allow or ()))
     place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
     kind = kinds.pipeline_of(recipe)
     if kind in (kinds.IMAGES, kinds.SCANS):
@@ -303,8 +314,15 @@ def fit(
                 "--device": None if device == "cpu" else device,
             },
         )
-        _show(fit_images(*place) if kind == kinds.IMAGES else fit_cohort(*place))
+        if kind == kinds.SCANS and strict:
+            raise UsageError("--strict audits recordings; a cohort of scans is split by subject")
+        _show(fit_images(*place, leaks=leaks) if kind == kinds.IMAGES else fit_cohort(*place))
         return
+    if strict and (is_stage(recipe) or subjects is not None):
+        raise UsageError(
+            "--strict goes with the fit of one person; hold out the same stimuli for all by "
+            "auditing them with neurodiff.analysis.leakage.audit"
+        )
     if is_stage(recipe):
         if subjects is not None or adapt_to is not None or trials is not None:
             raise UsageError("a published stage is trained on one person: give --subject")
@@ -328,7 +346,7 @@ def fit(
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
     from neurodiff.analysis import verbs
 
-    _show(verbs.fit(*place))
+    _show(verbs.fit(*place, leaks=leaks))
 
 
 @app.command()

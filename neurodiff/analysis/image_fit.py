@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurodiff.analysis.leakage_run import (
+    LENIENT,
+    Strictness,
+    audit_before_fit,
+    remember_audit,
+    stated_statistics,
+)
 from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
@@ -42,8 +49,12 @@ def fit_images(
     subject: int | str | None,
     seed: int,
     dry_run: bool,
+    *,
+    leaks: Strictness = LENIENT,
 ) -> Path | str:
     """Fit a recipe to the training trials of a data set; returns the run's folder.
+
+    What training shares with the other trials is said before the fit, see `leakage`.
 
     As ``verbs.fit``: the same command finds its run again and goes on, and the fitted pipeline is
     in the run's folder ``model``.
@@ -52,7 +63,7 @@ def fit_images(
     ------
     UsageError : recipe, data set or one of their settings is not known.
     DataError : data missing or broken; several subjects, frames, NaN, voxels that never vary, a
-        stimulus without picture or caption; disk full.
+        stimulus without picture or caption; disk full; a leak, where strict.
     """
     from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
     from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
@@ -90,12 +101,20 @@ def fit_images(
     progress.say(
         f"betas: {train.n_trials} trials of {len(shown)} images, {train.n_features} voxels"
     )
+    report = audit_before_fit(
+        recording,
+        stimuli,
+        leaks,
+        preprocessing=stated_statistics(settings.decoder.standardise),
+        progress=progress,
+    )
     means = train.mean_repeats()
     means = replace(means, data=means.array())  # once: a release is read for minutes
     BetaInput.fit(means)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
+    remember_audit(run, report)
     run.info["trained on"] |= {
         "stimuli": shown,
         "sessions": _sessions(source, recording),

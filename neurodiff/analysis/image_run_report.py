@@ -27,6 +27,7 @@ from neurodiff.analysis.image_run_scores import (
     score_image_run,
 )
 from neurodiff.analysis.image_verbs import split_lines, way_lines
+from neurodiff.analysis.leakage_run import leakage_table
 from neurodiff.analysis.page_images import (
     ImageFindings,
     image_report,
@@ -113,6 +114,9 @@ def image_findings(runs: Sequence[Run], progress: Progress = SILENT) -> ImageFin
         tables.append((f"Scores of {label}", score_table(group.conditions), "As the first table."))
     published, told = published_beside(main_run, main, protocol)
     tables += _nearness(main)
+    for run in runs:
+        title, table, text = leakage_table(run, progress)
+        tables.append((f"{title}: {run.folder.name}" if len(runs) > 1 else title, table, text))
     return ImageFindings(
         title="Brain-Diffuser: pictures of "
         + (main_run.folder.name if len(runs) == 1 else f"{len(runs)} runs"),

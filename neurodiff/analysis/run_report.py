@@ -18,6 +18,7 @@ from neurodiff.analysis.ceilings import ceilings_of_run
 from neurodiff.analysis.decoding import Stored, by_source, own_source, stored_results
 from neurodiff.analysis.demo import OURS
 from neurodiff.analysis.evaluation import NO_TRUTH, Evaluation, true_meshes
+from neurodiff.analysis.leakage_run import leakage_table
 from neurodiff.analysis.neighbours import (
     condition_rows,
     findings,
@@ -155,6 +156,9 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                     notes.append(
                         f"{label}: {MOST_CHECKS} of {len(blind)} plumbing items are shown."
                     )
+    for run in runs:
+        title, table, text = leakage_table(run, progress)
+        tables.append((f"{title}: {run.folder.name}" if len(runs) > 1 else title, table, text))
     for label in conditions:
         if label not in beside:
             notes.append(

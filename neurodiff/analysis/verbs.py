@@ -17,6 +17,7 @@ import pandas as pd
 
 from neurodiff.analysis.decoding import by_source, decode, own_source, stored_results
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
+from neurodiff.analysis.leakage_run import LENIENT, Strictness, audit_before_fit, remember_audit
 from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import (
     COLUMNS,
@@ -51,8 +52,12 @@ def fit(
     subject: int | str | None,
     seed: int,
     dry_run: bool,
+    *,
+    leaks: Strictness = LENIENT,
 ) -> Path | str:
     """Fit a recipe to the training trials of a data set; returns the run's folder.
+
+    What training shares with the other trials is said before the fit, see `leakage`.
 
     The run's folder is named after recipe, data and a fingerprint of both, so that the same
     command finds its run again and goes on. The fitted pipeline is in its folder ``model``.
@@ -60,7 +65,7 @@ def fit(
     Raises
     ------
     UsageError : recipe, data set or one of their settings is not known.
-    DataError : data missing or broken, a stimulus without mesh, disk full.
+    DataError : data missing or broken, a stimulus without mesh, disk full; a leak, where strict.
     """
     from neurodiff.pipelines.mind3d import MinD3D
     from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
@@ -74,6 +79,7 @@ def fit(
     _require_meshes(stimuli, shown)
     if dry_run:
         return _plan(settings, source, recording, train, shown)
+    report = audit_before_fit(recording, stimuli, leaks, progress=progress)
     inputs = {
         "data": source.name,
         "subject": subject,
@@ -90,6 +96,7 @@ def fit(
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
+    remember_audit(run, report)
     run.touch()
     progress.say(f"run folder: {folder}")
     bank = source.bank(shown, progress)
