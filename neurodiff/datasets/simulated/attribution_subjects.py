@@ -55,10 +55,10 @@ DESIGNS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         # every other area of the list, so that empty areas lie between loaded ones
         "own": {f"only {area}": (area,) for area in VISUAL_AREAS[::2]},
         "shared": {
-            "shape": ("LO3", "PIT", "V3B", "V3CD"),
-            "category": ("FFC", "VVC", "TE2p"),
+            "contrast": ("V2", "V3", "V4"),
+            "category": ("FFC", "PH", "TE2p", "VVC"),
             "only V3A": ("V3A",),
-            "only PHA1": ("PHA1",),
+            "only IPS1": ("IPS1",),
         },
         "neighbour": {"only VVC": ("VVC",), "only PHA3": ("PHA3",)},
         "null": {},
@@ -278,9 +278,9 @@ def attribution_subject(
 
     Examples
     --------
-    >>> subject = attribution_subject("shared", areas=["LO3", "PIT", "MT"])
+    >>> subject = attribution_subject("shared", areas=["FFC", "PH", "MT"])
     >>> subject.truth[["area", "carries", "with"]].to_string(index=False).splitlines()
-    ['area carries with', ' LO3  shared  PIT', ' PIT  shared  LO3', '  MT    none     ']
+    ['area carries with', ' FFC  shared   PH', '  PH  shared  FFC', '  MT    none     ']
     """
     if design not in DESIGNS:
         raise UsageError(f"there is no design {design!r}.{suggest(design, list(DESIGNS))}")
