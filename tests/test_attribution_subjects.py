@@ -11,6 +11,7 @@ from neurodiff.datasets.simulated.attribution_expectations import (
     expected_answers,
     oracle_evidence,
     population_correlations,
+    population_encoding,
 )
 from neurodiff.datasets.simulated.attribution_subjects import (
     DESIGNS,
@@ -203,6 +204,24 @@ def test_population_correlations_are_those_of_many_trials(shared):
         np.testing.assert_allclose(np.arctanh(found), np.arctanh(wanted), atol=limit)
 
 
+def test_population_encoding_is_that_of_many_trials(shared):
+    n = 10_000
+    rng = np.random.default_rng(2)
+    weights = shared.readout + 0.2 * rng.standard_normal(shared.readout.shape)
+    weights[:, 0] = 0
+    features = rng.standard_normal((n, 8))
+    responses = features @ shared.readout + np.sqrt(shared.beta_noise) * rng.standard_normal(
+        (n, 1071)
+    )
+    predicted = features @ weights
+    wanted = population_encoding(shared, weights)
+    assert wanted[0] == 0
+    centred = [x - x.mean(axis=0) for x in (predicted[:, 1:], responses[:, 1:])]
+    found = (centred[0] * centred[1]).mean(axis=0) / centred[0].std(axis=0) / centred[1].std(axis=0)
+    limit = norm.ppf(1 - 1e-7) / np.sqrt(n - 3)
+    np.testing.assert_allclose(np.arctanh(found), np.arctanh(wanted[1:]), atol=limit)
+
+
 def test_what_is_shared_is_hardly_missed_and_what_is_unique_is(shared):
     """The best linear decoder of the population, from the planted truth alone."""
     noise = shared.beta_noise * shared.noise.covariance()
@@ -282,6 +301,8 @@ def test_nothing_to_record_and_wrong_weights_are_refused(shared):
         population_correlations(shared, np.zeros((1071, 8)), replacement="zero")
     with pytest.raises(UsageError, match=r"weights are \(3, 8\)"):
         population_correlations(shared, np.zeros((3, 8)))
+    with pytest.raises(UsageError, match=r"weights are \(3, 8\)"):
+        population_encoding(shared, np.zeros((3, 8)))
     assert population_correlations(shared, np.zeros((1071, 8))).tolist() == [0.0] * 8
 
 

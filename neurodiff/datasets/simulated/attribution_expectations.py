@@ -6,7 +6,8 @@ read-out (features x vertices), C the noise covariance and M what a replacement 
     cov(prediction_j, feature_j) = (A M W)_jj
     var(prediction_j)            = |(A M W)_j|^2 + (W' M C M W)_jj + what the replaced region adds
 
-so the correlation with the truth, and what leaving a region out takes from it, are known exactly.
+so the correlation with the truth, and what leaving a region out takes from it, are known exactly;
+so is the correlation of a vertex with what a linear model of it predicts from the features.
 Intervals are judged by how often they hold these numbers.
 
 The oracle ranks areas by the evidence of the test trials for "this area carries its block with this
@@ -153,6 +154,33 @@ def population_correlations(
         variance += subject.beta_noise * subject.noise.variance_of(lost)
     varies = variance > 0
     return np.where(varies, np.diagonal(signal) / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
+
+
+def population_encoding(
+    subject: AttributionSubject, weights: Float[np.ndarray, "d vertices"]
+) -> Float[np.ndarray, " vertices"]:
+    """Correlation of each vertex's single trials with ``features @ weights``, over infinitely many
+    new trials.
+
+    Parameters
+    ----------
+    weights : of a linear model of the responses; an intercept changes nothing.
+
+    Returns
+    -------
+    0 for a vertex whose prediction does not vary.
+
+    Raises
+    ------
+    UsageError : weights of another size.
+    """
+    if weights.shape != subject.readout.shape:
+        raise UsageError(f"weights are {weights.shape}; expected {subject.readout.shape}")
+    readout = subject.readout.astype(float)
+    total = np.square(readout).sum(axis=0) + subject.beta_noise
+    length = np.linalg.norm(weights, axis=0)
+    along = (readout * weights).sum(axis=0)
+    return np.where(length > 0, along / np.sqrt(total) / np.where(length > 0, length, 1.0), 0.0)
 
 
 def oracle_evidence(subject: AttributionSubject, recording: Recording) -> pd.Series:
