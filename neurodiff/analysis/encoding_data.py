@@ -267,6 +267,23 @@ def stage_features(
     }
 
 
+def shown_features(
+    problem: Problem, responses: Responses, features: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Stage -> features of the test stimuli in ``responses``, as `stage_features` gives them."""
+    n = len(responses.ids)
+    alone = SubjectData(
+        subject="",
+        train=responses,
+        test=responses,
+        folds=np.zeros(n, int),
+        blocks=np.zeros(n, int),
+        single=None,
+        notes=(),
+    )
+    return {name: sides[1] for name, sides in stage_features(problem, alone, features).items()}
+
+
 def stimulus_ids(problem: Problem) -> list[str]:
     """Stimuli of the training trials and then of the test trials, in order of first appearance."""
     recordings = [problem.test] if problem.train is None else [problem.train, problem.test]
