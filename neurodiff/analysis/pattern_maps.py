@@ -190,9 +190,9 @@ def _sentences(problem: Problem) -> tuple[str, ...]:
         f"latents of each stage, over the {side} stimuli; each vertex in its own SD",
         f"p: the ridge is refitted to permuted stimuli, one-sided, (1 + b) / (1 + {problem.draws});"
         " q: Benjamini-Hochberg over the rows of a subject; intervals hold the decoder and are "
-        "reflected about the value, of which noise is a part, so that of an empty region lies below",
+        "reflected about the value, of which noise is a part: an empty region's lies below it",
         "the null is that no vertex anywhere knows the stimulus, and its decoder fits noise "
-        "everywhere: for an empty region beside a loaded one p is larger than it need be; a vertex whose noise is shared "
-        "with the signal's vertices has no pattern, one that is correlated with the latents has, "
-        "whether the decoder needs it or not",
+        "everywhere: for an empty region beside a loaded one p is larger than it need be",
+        "a vertex whose noise is shared with the signal's vertices has no pattern, one that is "
+        "correlated with the latents has, whether the decoder needs it or not",
     )
