@@ -29,6 +29,7 @@ from neurodiff.analysis.encoding_data import (
     responses_of,
     roi_masks,
     shown_features,
+    thinned,
 )
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
@@ -95,7 +96,7 @@ def rsa(
     rois = roi_masks(problem)
     tables, items, maps, notes, kept_rdms = [], [], {}, [], {}
     for subject in dict.fromkeys(problem.test.trials["subject"]):
-        responses, told = _thinned(responses_of(problem.test, subject), most, problem, subject)
+        responses, told = thinned(responses_of(problem.test, subject), most, problem.seed, subject)
         if len(responses.ids) < LEAST_STIMULI:
             raise UsageError(
                 f"{subject} has {len(responses.ids)} test stimuli; RSA with its null needs at "
@@ -163,33 +164,6 @@ def response_rdm(responses: Responses, mask: np.ndarray, distance: str) -> np.nd
 def _in_two_runs(responses: Responses) -> bool:
     pairs = pd.DataFrame({"stimulus": responses.of, "run": responses.runs}).drop_duplicates()
     return bool((pairs["stimulus"].value_counts() >= 2).all())
-
-
-def _thinned(
-    responses: Responses, most: int, problem: Problem, subject: str
-) -> tuple[Responses, list[str]]:
-    n = len(responses.ids)
-    if most < LEAST_STIMULI:
-        raise UsageError(f"most is {most}; give at least {LEAST_STIMULI} stimuli")
-    if n <= most:
-        return responses, []
-    # by the seed alone, so that subjects who saw the same stimuli keep the same ones
-    key = item_seed(problem.seed, subject="", stimulus="", stage="rsa stimuli")
-    order = sorted(responses.ids)
-    chosen = {order[k] for k in numpy_generator(key).choice(n, most, replace=False)}
-    kept = np.array([name in chosen for name in responses.ids])
-    place = np.cumsum(kept) - 1
-    trials = kept[responses.of]
-    part = Responses(
-        ids=[name for name in responses.ids if name in chosen],
-        means=responses.means[kept],
-        trials=responses.trials[trials],
-        of=place[responses.of[trials]],
-        runs=responses.runs[trials],
-        repeats=responses.repeats[kept],
-        table=responses.table[kept].reset_index(drop=True),
-    )
-    return part, [f"{subject}: {most} of {n} test stimuli, drawn by the seed"]
 
 
 def _scored(

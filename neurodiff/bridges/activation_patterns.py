@@ -121,3 +121,23 @@ def leading_latents(features: np.ndarray, most: int) -> tuple[np.ndarray, float]
     latents = vectors[:, :n] * np.sqrt(len(features))
     largest = latents[np.abs(latents).argmax(axis=0), np.arange(n)]
     return latents * np.sign(largest), float(values[:n].sum() / values.sum())
+
+
+def projected_latents(
+    train: np.ndarray, test: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components of standardised training features, (n, c), and the test rows on them.
+
+    Both by the mean, SD and axes of training; components have unit variance in training.
+    """
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    kept = spread > 1e-10 * np.maximum(np.abs(train).max(axis=0), 1e-300)
+    if not kept.any():
+        raise DataError(f"none of the {train.shape[1]} features varies; there are no latents")
+    own = (train[:, kept] - mean[kept]) / spread[kept]
+    values, vectors = np.linalg.eigh(own @ own.T)
+    values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+    n = min(most, int((values > 1e-9 * values[0]).sum()))
+    scale = np.sqrt(len(own))
+    across = (test[:, kept] - mean[kept]) / spread[kept] @ own.T
+    return vectors[:, :n] * scale, across @ vectors[:, :n] / values[:n] * scale
