@@ -124,10 +124,10 @@ def test_planted_planes_of_a_volume_are_found(score):
 
 
 def test_a_patch_of_cortex_is_found_on_the_surface():
-    """Signal in the back half of some vertices of V3A, none in the front half."""
+    """Signal in the back half of some vertices of V1, none in the front half."""
     cortex = load_visual_cortex()
-    columns = np.flatnonzero(cortex.area("L_V3A"))[:100]
-    columns = columns[np.argsort(cortex.midthickness[columns, 1])]  # from back to front
+    columns = np.flatnonzero(cortex.area("L_V1"))
+    columns = columns[np.argsort(cortex.midthickness[columns, 1])][:240]  # from back to front
     problem = linear_problem(
         carries=("first", None), vertices=len(columns) // 2, noise=0.5, draws=49
     )
