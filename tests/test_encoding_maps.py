@@ -131,7 +131,7 @@ def test_exchange_blocks_are_runs_and_said_so():
 
 
 def test_bad_input_is_one_sentence():
-    with pytest.raises(UsageError, match="sub-1 has 9 test stimuli; .* at least 10"):
+    with pytest.raises(UsageError, match=r"sub-1 has 9 test stimuli; .* at least 10"):
         encoding_maps(linear_problem(n_test=9))
     problem = linear_problem(draws=9)
     with pytest.raises(DataError, match="ROI 'gone' has 0 of the 60 features"):
@@ -147,3 +147,32 @@ def test_bad_input_is_one_sentence():
     truth = {"first": np.full((40, 4), np.nan)}
     with pytest.raises(DataError, match="of stimulus 'test-0' hold NaN"):
         encoding_maps(replace(problem, truth=truth))
+
+
+class Reads:
+    """A decoder that hands on some vertices as they are, noise and all."""
+
+    name, stages = "reads", ("tokens",)
+
+    def decode(self, data, trials):
+        return {"tokens": data[:, 15:45].reshape(len(data), 3, 10)}
+
+    def truth(self, ids):
+        return {"tokens": np.zeros((len(ids), 2))}
+
+
+def test_decoded_features_come_from_other_trials():
+    """Vertices 15 to 44 are read: up to 39 they carry a signal, then noise that does not repeat."""
+    problem = replace(linear_problem(repeats=2, n_test=150, noise=0.3), decoder=Reads())
+    result = encoding_maps(problem, source="decoded")
+    r = result.maps["sub-1/tokens/r"]
+    assert r[20:40].min() > 0.6
+    assert np.abs(r[40:]).max() < 0.3
+    assert rows(result).loc[("sub-1", "tokens", "empty")]["p"] > 0.01
+    assert any("every second trial of 150 stimuli" in note for note in result.notes)
+    with pytest.raises(UsageError, match="sub-1 has 0 of 40 test stimuli with two trials"):
+        encoding_maps(linear_problem(draws=9), source="decoded")
+    with pytest.raises(UsageError, match="'decoded' together with features"):
+        encoding_maps(problem, {"a": {}}, source="decoded")
+    with pytest.raises(UsageError, match="source is 'brain'"):
+        encoding_maps(problem, source="brain")

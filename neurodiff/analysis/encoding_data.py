@@ -165,6 +165,36 @@ def responses_of(recording: Recording, subject: str) -> Responses:
     )
 
 
+def thinned(
+    responses: Responses, most: int, seed: int, subject: str
+) -> tuple[Responses, list[str]]:
+    """At most ``most`` of the stimuli, drawn by the seed, and a sentence if there were more.
+
+    Subjects who saw the same stimuli keep the same ones.
+    """
+    n = len(responses.ids)
+    if most < LEAST_STIMULI:
+        raise UsageError(f"most is {most}; give at least {LEAST_STIMULI} stimuli")
+    if n <= most:
+        return responses, []
+    key = item_seed(seed, subject="", stimulus="", stage="rsa stimuli")
+    order = sorted(responses.ids)
+    chosen = {order[k] for k in numpy_generator(key).choice(n, most, replace=False)}
+    kept = np.array([name in chosen for name in responses.ids])
+    place = np.cumsum(kept) - 1
+    trials = kept[responses.of]
+    part = Responses(
+        ids=[name for name in responses.ids if name in chosen],
+        means=responses.means[kept],
+        trials=responses.trials[trials],
+        of=place[responses.of[trials]],
+        runs=responses.runs[trials],
+        repeats=responses.repeats[kept],
+        table=responses.table[kept].reset_index(drop=True),
+    )
+    return part, [f"{subject}: {most} of {n} test stimuli, drawn by the seed"]
+
+
 def deal_folds(
     responses: Responses, folds: int, seed: int, subject: str, groups: str = "stimulus"
 ) -> np.ndarray:
@@ -265,6 +295,23 @@ def stage_features(
         name: (_checked(name, train, data.train.ids), _checked(name, test, data.test.ids))
         for name, (train, test) in sides.items()
     }
+
+
+def shown_features(
+    problem: Problem, responses: Responses, features: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Stage -> features of the test stimuli in ``responses``, as `stage_features` gives them."""
+    n = len(responses.ids)
+    alone = SubjectData(
+        subject="",
+        train=responses,
+        test=responses,
+        folds=np.zeros(n, int),
+        blocks=np.zeros(n, int),
+        single=None,
+        notes=(),
+    )
+    return {name: sides[1] for name, sides in stage_features(problem, alone, features).items()}
 
 
 def stimulus_ids(problem: Problem) -> list[str]:

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Problem
+from neurodiff.analysis.decoded_features import decoded_halves
 from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
@@ -65,6 +66,7 @@ def encoding_maps(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    source: str = "truth",
     folds: int = 5,
     exchange: str = "auto",
     groups: str = "stimulus",
@@ -78,6 +80,9 @@ def encoding_maps(
         ``test``.
     features : None for the stages of the problem, or name -> features of the stimuli; see
         `encoding_data.stage_features`.
+    source : of the stages' features where none are given: "truth", from the stimuli; or "decoded",
+        what the decoder makes of other trials of the same test stimuli (encoder tokens, aggregated
+        features, the bridge's output), which needs two trials of each; see `decoded_features`.
     folds : of the cross-validation. ``groups``: column of the trials whose values are left out
         together, in folds and in the choice of the penalty.
     exchange : which stimuli the null may swap; see `encoding_data.subjects_of`.
@@ -103,6 +108,11 @@ def encoding_maps(
     """
     if problem.draws < 1:
         raise UsageError(f"{problem.draws} draws; give a whole number from 1")
+    if source == "decoded" and features is None:
+        return _of_decoded(problem, folds=folds, exchange=exchange, groups=groups, alphas=alphas)
+    if source != "truth":
+        given = " together with features" if source == "decoded" else ""
+        raise UsageError(f"source is {source!r}{given}; give 'truth', or 'decoded' alone")
     rois = roi_masks(problem)
     subjects = subjects_of(problem, folds=folds, exchange=exchange, groups=groups)
     tables, maps, items, notes = [], {}, [], []
@@ -126,6 +136,21 @@ def encoding_maps(
         maps=maps,
         items=pd.concat(items, ignore_index=True),
         notes=(*_sentences(problem, subjects), *notes),
+    )
+
+
+def _of_decoded(problem: Problem, **options: Any) -> MethodResult:
+    """The maps of features decoded from half of the repeats, on the other half."""
+    parts, told = [], []
+    for half, features, said in decoded_halves(problem):
+        parts.append(encoding_maps(half, features, **options))
+        told.append(said)
+    return MethodResult(
+        method="encoding",
+        table=pd.concat([part.table for part in parts], ignore_index=True),
+        maps={name: values for part in parts for name, values in part.maps.items()},
+        items=pd.concat([part.items for part in parts], ignore_index=True),
+        notes=(*dict.fromkeys(note for part in parts for note in part.notes), *told),
     )
 
 
