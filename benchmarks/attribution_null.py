@@ -66,6 +66,7 @@ def main() -> None:
 
     from neurodiff.analysis.attribution_calibration import calibration, one_area_each
     from neurodiff.core.progress import Progress
+    from neurodiff.core.seeds import item_seed
     from neurodiff.datasets.simulated.attribution_subjects import attribution_subject, null_subjects
 
     progress = Progress.to_stdout(every=30)
@@ -78,12 +79,17 @@ def main() -> None:
         "metric": options.metric,
         "draws": options.draws,
     }
+
+    def own_seed(k: int) -> int:
+        """Other stimuli for each subject, or their features' sample would be the same in all."""
+        return item_seed(options.seed, subject="neighbour", stimulus=k, stage="subject")
+
     kept = []
     if options.subjects:
         subjects = null_subjects(options.subjects, seed=options.seed)
         over = progress.over(subjects, "null subjects", options.subjects)
         table = asked(over, options.methods, given, **sizes)
-        kept.append(table.assign(design="null"))
+        kept.append(table.assign(design="null subjects"))
         print(
             f"\nsimulated; {options.subjects} null subjects, {options.train} training and "
             f"{options.test} test trials, metric {options.metric}, seed {options.seed}"
@@ -91,7 +97,7 @@ def main() -> None:
         print(calibration(one_area_each(table)).round(4).to_string(index=False))
     for fwhm in options.fwhm if options.neighbour else []:
         subjects = (
-            attribution_subject("neighbour", subject=k + 1, seed=options.seed, fwhm_mm=fwhm)
+            attribution_subject("neighbour", subject=k + 1, seed=own_seed(k), fwhm_mm=fwhm)
             for k in range(options.neighbour)
         )
         over = progress.over(subjects, f"empty neighbours, {fwhm} mm", options.neighbour)

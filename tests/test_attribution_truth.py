@@ -12,6 +12,7 @@ from scipy.stats import binom
 from neurodiff.analysis.attribution_calibration import (
     calibration,
     detection,
+    encoding_truth,
     one_area_each,
     planted_problem,
     run_methods,
@@ -126,6 +127,20 @@ def test_encoding_says_much_of_areas_that_share(shared):
     assert abs(values["none"]) < 0.1 * values["unique"]
 
 
+def test_the_true_value_of_an_encoding_map_is_that_of_many_trials():
+    subject = attribution_subject("own", areas=["LO2", "LO1", "MT"])
+    problem = planted_problem(subject, train=80, test=4000, draws=20)
+    true = encoding_truth(problem)
+    found = values_of(run_methods(problem, ["encoding"])[0])
+    assert true["LO2"] > 0.2
+    assert true["LO1"] == true["MT"] == 0.0
+    for area, value in found.items():  # a mean of correlations varies less than one correlation
+        assert value == pytest.approx(true[area], abs=3 / np.sqrt(4000))
+    again = planted_problem(subject, train=20, test=12, repeats=2)
+    with pytest.raises(UsageError, match="one trial a test stimulus"):
+        encoding_truth(again)
+
+
 # ------------------------------------------------------------------------------ calibration
 
 
@@ -148,7 +163,7 @@ def test_an_empty_area_next_to_a_loaded_one_is_not_found(method):
     count, rejected, found = 40, 0, 0
     for k in range(count):
         subject = attribution_subject(
-            "neighbour", areas=["VVC", "VMV3", "PHA3"], subject=k + 1, dimensions=2, fwhm_mm=4.0
+            "neighbour", areas=["VVC", "VMV3", "PHA3"], seed=k, dimensions=2, fwhm_mm=4.0
         )
         problem = planted_problem(subject, train=60, test=80, draws=99)
         p = run_methods(problem, [method])[0].table.set_index("roi")["p"]

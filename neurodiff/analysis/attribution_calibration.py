@@ -21,6 +21,7 @@ from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.errors import UsageError
 from neurodiff.core.recording import Recording
+from neurodiff.datasets.simulated.attribution_expectations import population_encoding
 from neurodiff.datasets.simulated.attribution_subjects import AttributionSubject
 
 STAGE = "features"
@@ -115,6 +116,34 @@ def run_methods(
             given["replacement"] = replacement
         results.append(getattr(importlib.import_module(module), function)(problem, **given))
     return results
+
+
+def encoding_truth(problem: Problem) -> dict[str, float]:
+    """The value that `encoding_maps` gives each area, were there infinitely many test trials.
+
+    The fit is that of the method; its predictions of the test stimuli are linear in the features,
+    so their weights are known, and with them the correlation in closed form.
+
+    Raises
+    ------
+    UsageError : the problem is not a `planted_problem` with one trial a test stimulus.
+    """
+    from neurodiff.analysis.encoding_data import stage_features, subjects_of
+    from neurodiff.analysis.encoding_maps import held_out
+
+    decoder = problem.decoder
+    if not isinstance(decoder, PlantedDecoder) or (problem.test.trials["repeat"] > 1).any():
+        raise UsageError(
+            "the true value of an encoding map is known for planted problems with one trial a test "
+            "stimulus; make one with planted_problem"
+        )
+    (data,) = subjects_of(problem)
+    train, test = stage_features(problem, data)[STAGE]
+    predicted = held_out(data, train, test)
+    centred = [side - side.mean(axis=0) for side in (test, predicted)]
+    weights = np.linalg.lstsq(*centred, rcond=None)[0]
+    r = population_encoding(decoder.subject, weights)
+    return {roi: float(r[mask].mean()) for roi, mask in problem.rois.items()}
 
 
 def detection(values: Mapping[str, float], informative: Mapping[str, bool]) -> float:
