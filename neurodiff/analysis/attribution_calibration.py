@@ -9,7 +9,6 @@ follow.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.attribution import run_method
+from neurodiff.analysis.attribution_decoders import LinearStage, flat
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.errors import UsageError
-from neurodiff.core.recording import Recording
 from neurodiff.datasets.simulated.attribution_expectations import population_encoding
 from neurodiff.datasets.simulated.attribution_subjects import AttributionSubject
 
@@ -52,6 +52,11 @@ class PlantedDecoder:
         """Features of the stimuli of these names."""
         return {STAGE: self.subject.features(list(ids))}
 
+    def linear(self, stage: str) -> LinearStage:
+        """The ridge as a sum over vertices."""
+        weights, constant = self.weights, np.atleast_1d(self.model.intercept_)
+        return LinearStage(flat, lambda rows: rows @ weights, constant, weights)
+
 
 def planted_problem(
     subject: AttributionSubject,
@@ -75,7 +80,7 @@ def planted_problem(
     shown = list(recordings[0].trials["stimulus"])
     model = MultiTargetRidge().fit(recordings[0].array(), subject.features(shown))
     decoder = PlantedDecoder(subject, model)
-    held_out: Recording = recordings[1]
+    held_out = recordings[1]
     return Problem(
         decoder=decoder,
         test=held_out,
@@ -97,25 +102,19 @@ def run_methods(
 
     Parameters
     ----------
-    options : name without replacement -> keyword arguments.
+    options : method, with or without what follows a colon -> keyword arguments.
 
     Raises
     ------
     UsageError : a method that is not among those of `analysis.attribution`.
     """
-    from neurodiff.analysis.attribution import METHODS
-
-    results = []
-    for wanted in methods:
-        name, _, replacement = wanted.partition(":")
-        if name not in METHODS:
-            raise UsageError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-        module, _, function = METHODS[name].partition(":")
-        given = dict((options or {}).get(name, {}))
-        if replacement:
-            given["replacement"] = replacement
-        results.append(getattr(importlib.import_module(module), function)(problem, **given))
-    return results
+    given = options or {}
+    return [
+        run_method(
+            problem, method, **(given.get(method) or given.get(method.partition(":")[0], {}))
+        )
+        for method in methods
+    ]
 
 
 def encoding_truth(problem: Problem) -> dict[str, float]:
