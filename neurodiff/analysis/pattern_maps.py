@@ -42,7 +42,6 @@ from neurodiff.metrics.encoding_scores import (
 )
 from neurodiff.metrics.statistics import permutation_p
 
-
 _DRAWS = 16  # permutations or resamples in one product
 
 
