@@ -64,8 +64,8 @@ def variance_partition(
     a + b", and the R² of every model, "model: a + b". ``value``: mean R² over the ROI's vertices
     (may be negative), interval by bootstrap over test stimuli, null by random signs of each
     stimulus's contribution; p is one-sided (above zero), since fitting noise alone pulls all of
-    them below zero; q by FDR over the rows of a subject. ``normalised``: value over the mean ceiling, NaN where not
-    available.
+    them below zero; q by FDR over the rows of a subject. ``normalised``: value over the mean
+    ceiling, NaN where not available.
     ``maps``: R² of each part, ``"<subject>/<part>/R2"``. ``items``: each stimulus's contribution.
 
     Raises
