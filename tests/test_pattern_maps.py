@@ -149,3 +149,18 @@ def test_bad_input_is_one_sentence():
         LatentDecoder(np.ones((4, 2)))
     with pytest.raises(UsageError, match="no column 'shape'"):
         patterns(problem, groups="shape")
+
+
+def test_resampled_sizes_are_those_of_the_repeated_rows():
+    from neurodiff.analysis.pattern_maps import _sizes
+
+    rng = np.random.default_rng(0)
+    X, decoded = rng.standard_normal((20, 6)), rng.standard_normal((20, 2))
+    X -= X.mean(axis=0)
+    masks = np.array([[0.5, 0.5, 0, 0, 0, 0], [0, 0, 0.25, 0.25, 0.25, 0.25]])
+    rows = rng.integers(0, 20, (3, 20))
+    weights = np.stack([np.bincount(row, minlength=20) for row in rows]).astype(float)
+    found = _sizes(X, decoded[None], weights, masks)
+    for draw, row in zip(found, rows, strict=True):
+        pattern = activation_patterns(X[row], decoded[row]) * decoded[row].std(axis=0)
+        np.testing.assert_allclose(draw, np.sqrt(masks @ np.square(pattern).mean(axis=1)))

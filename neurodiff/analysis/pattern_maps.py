@@ -13,7 +13,7 @@ Haufe et al. 2014, NeuroImage 87.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,14 @@ from neurodiff.bridges.activation_patterns import (
     leading_latents,
 )
 from neurodiff.core.errors import UsageError
-from neurodiff.core.seeds import numpy_generator
-from neurodiff.metrics.encoding_scores import exchange_orders, false_discovery
+from neurodiff.metrics.encoding_scores import (
+    bootstrap_weights,
+    exchange_orders,
+    false_discovery,
+)
 from neurodiff.metrics.statistics import permutation_p
+
+_DRAWS = 16  # permutations or resamples in one product
 
 
 def patterns(
@@ -135,23 +140,31 @@ def _scored(
     alpha = decoder.choose(latents)
     X = decoder.centred
     decoded = decoder.decoded(latents, alpha)
-    found = _in_sd(X, decoded)
+    found = activation_patterns(X, decoded) * decoded.std(axis=0)  # for one SD of the latent
     masks = np.stack(list(rois.values())).astype(float)
-    values = _sizes(found, masks)
+    masks /= masks.sum(axis=1, keepdims=True)
+    values = np.sqrt(masks @ np.square(found).mean(axis=1))
     seed = draw_seed(problem, data.subject, "", "pattern null")
-    null = np.stack(
+    orders = exchange_orders(blocks, problem.draws, seed)
+    ones = np.ones((1, len(X)))
+    null = np.concatenate(
         [
-            _sizes(_in_sd(X, decoder.decoded(latents[order], alpha)), masks)
-            for order in exchange_orders(blocks, problem.draws, seed)
+            _sizes(
+                X, np.stack([decoder.decoded(latents[order], alpha) for order in part]), ones, masks
+            )
+            for part in _batches(orders)
         ]
     )
-    generator = numpy_generator(draw_seed(problem, data.subject, "", "pattern bootstrap"))
-    again = []
-    for _ in range(problem.draws):
-        drawn = generator.integers(0, len(X), len(X))
-        again.append(_sizes(_in_sd(X[drawn], decoded[drawn]), masks))
+    seed = draw_seed(problem, data.subject, "", "pattern bootstrap")
+    again = np.concatenate(
+        [
+            _sizes(X, decoded[None], part, masks)
+            for weights in bootstrap_weights(len(X), problem.draws, seed)
+            for part in _batches(weights)
+        ]
+    )
     tails = [(1 - problem.confidence) / 2, (1 + problem.confidence) / 2]
-    upper, lower = np.quantile(np.stack(again), tails[::-1], axis=0)
+    upper, lower = np.quantile(again, tails[::-1], axis=0)
     rows = [
         {
             **dict(method="patterns", subject=data.subject, stage=stage, roi=name),
@@ -173,14 +186,33 @@ def _scored(
     return rows, maps
 
 
-def _in_sd(X: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Patterns for one SD of each decoded latent, (features, latents)."""
-    return activation_patterns(X, decoded) * decoded.std(axis=0)
+def _sizes(
+    X: np.ndarray, decoded: np.ndarray, weights: np.ndarray, masks: np.ndarray
+) -> np.ndarray:
+    """Root mean square pattern of each region for several draws at once, (draws, rois).
+
+    Parameters
+    ----------
+    X : (n, features), centred. decoded : (draws or 1, n, latents). weights : (draws or 1, n), how
+        often each row counts; rows sum to n. masks : (rois, features), rows sum to 1.
+    """
+    n, latents = len(X), decoded.shape[2]
+    draws = max(len(decoded), len(weights))
+    decoded = np.broadcast_to(decoded, (draws, n, latents))
+    weights = np.broadcast_to(weights, (draws, n))[:, :, None]
+    s = decoded - (weights * decoded).mean(axis=1, keepdims=True)
+    weighted = s * weights
+    covariance = weighted.transpose(0, 2, 1) @ s
+    # the mean of X drops out: weighted columns of s sum to zero
+    cross = (weighted.transpose(0, 2, 1).reshape(-1, n) @ X).reshape(draws, latents, -1)
+    found = np.linalg.solve(covariance, cross)
+    spread = np.diagonal(covariance, axis1=1, axis2=2) / n
+    return np.sqrt(((np.square(found) * spread[:, :, None]).mean(axis=1)) @ masks.T)
 
 
-def _sizes(found: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Root mean square over the vertices of each region and over latents, (rois,)."""
-    return np.sqrt(masks @ np.square(found).mean(axis=1) / masks.sum(axis=1))
+def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _DRAWS):
+        yield rows[start : start + _DRAWS]
 
 
 def _sentences(problem: Problem) -> tuple[str, ...]:

@@ -63,9 +63,9 @@ def variance_partition(
     ``table``: a row a subject, part and ROI; the part stands in ``stage``: "unique: a", "shared:
     a + b", and the R² of every model, "model: a + b". ``value``: mean R² over the ROI's vertices
     (may be negative), interval by bootstrap over test stimuli, null by random signs of each
-    stimulus's contribution; p is one-sided for unique parts and models, two-sided for shared parts;
-    q by FDR over the rows of a subject. ``normalised``: value over the mean ceiling, NaN where not
-    available.
+    stimulus's contribution; p is one-sided (above zero), since fitting noise alone pulls all of
+    them below zero; q by FDR over the rows of a subject. ``normalised``: value over the mean
+    ceiling, NaN where not available.
     ``maps``: R² of each part, ``"<subject>/<part>/R2"``. ``items``: each stimulus's contribution.
 
     Raises
@@ -79,11 +79,12 @@ def variance_partition(
         sides = _chosen(stage_features(problem, data, features), families)
         names = list(sides)
         gains: dict[Families, np.ndarray] = {}
+        baseline = _training_mean(data)
         for part in problem.progress.over(subsets(names), f"variance partition, {data.subject}"):
             predicted = _held_out(data, sides, part, groups, alphas, banded)
-            gains[part] = error_gain(predicted, data.test.means)
+            gains[part], before = error_gain(predicted, data.test.means, baseline)
         parts = _labelled(gains, names)
-        rows, made, per_item = _scored(problem, data, parts, rois)
+        rows, made, per_item = _scored(problem, data, parts, before, rois)
         table = pd.DataFrame(rows)
         table["q"] = false_discovery(table["p"].to_numpy(float))
         tables.append(table)
@@ -143,6 +144,16 @@ def _held_out(
     return predicted
 
 
+def _training_mean(data: SubjectData) -> np.ndarray:
+    """What a model without features predicts for each test stimulus."""
+    if data.folds is None:
+        return np.broadcast_to(data.train.means.mean(axis=0), data.test.means.shape)
+    baseline = np.zeros_like(data.test.means)
+    for fold in np.unique(data.folds):
+        baseline[data.folds == fold] = data.test.means[data.folds != fold].mean(axis=0)
+    return baseline
+
+
 def _labelled(gains: Mapping[Families, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     """Contribution (stimuli, vertices) of each part and model, by the name in the table."""
     parts = variance_parts(gains, names)
@@ -157,11 +168,12 @@ def _scored(
     problem: Problem,
     data: SubjectData,
     parts: Mapping[str, np.ndarray],
+    before: np.ndarray,
     rois: Mapping[str, np.ndarray],
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], pd.DataFrame]:
     measured = data.test.means
-    total = ((measured - measured.mean(axis=0)) ** 2).sum(axis=0)
-    varies = total > 1e-12 * len(measured) * np.square(measured).max(axis=0, initial=0.0)
+    total = before.sum(axis=0)
+    varies = measured.std(axis=0) > 1e-10 * np.abs(measured).max(axis=0, initial=0.0)
     masks = np.stack([mask & varies for mask in rois.values()]).astype(float)
     masks /= np.maximum(masks.sum(axis=1, keepdims=True), 1)
     safe = np.where(varies, total, 1.0)
@@ -171,7 +183,7 @@ def _scored(
         ceiling = masks @ np.nan_to_num(share)
     # (parts, stimuli, rois): adds up over stimuli to the region's R²
     each = {name: (gain / safe) @ masks.T for name, gain in parts.items()}
-    drawn = _resampled(problem, data, parts, masks)
+    drawn = _resampled(problem, data.subject, parts, before, masks)
     tails = [(1 - problem.confidence) / 2, (1 + problem.confidence) / 2]
     seed = draw_seed(problem, data.subject, "", "variance signs")
     rows, items = [], []
@@ -188,7 +200,7 @@ def _scored(
                     "null_mean": float(null[:, k].mean()),
                     "null_low": float(np.quantile(null[:, k], tails[0])),
                     "null_high": float(np.quantile(null[:, k], tails[1])),
-                    "p": _p(value, null[:, k], two_sided=name.startswith("shared")),
+                    "p": permutation_p(value, null[:, k]) if known else np.nan,
                     "n_trials": len(measured),
                     "n_features": int(mask.sum()),
                     "unit": "share of variance",
@@ -214,42 +226,32 @@ def _scored(
 
 
 def _resampled(
-    problem: Problem, data: SubjectData, parts: Mapping[str, np.ndarray], masks: np.ndarray
+    problem: Problem,
+    subject: str,
+    parts: Mapping[str, np.ndarray],
+    before: np.ndarray,
+    masks: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Each region's mean R² over stimuli drawn again, with the variance of the draw below it."""
-    measured = data.test.means - data.test.means.mean(axis=0)
-    seed = draw_seed(problem, data.subject, "", "variance bootstrap")
+    """Each region's mean R² over stimuli drawn again, (draws, rois) by part."""
+    seed = draw_seed(problem, subject, "", "variance bootstrap")
     found: dict[str, list[np.ndarray]] = {name: [] for name in parts}
-    # the distance from the mean is in every model, cancels in the parts, and is left in the one
-    # that all families share
-    shared_by_all = [name for name in parts if name.startswith("shared")][-1]
-    from_mean = {shared_by_all, *(name for name in parts if name.startswith("model"))}
-    for weights in bootstrap_weights(len(measured), problem.draws, seed):
-        squares, mean = weights @ measured**2, weights @ measured / len(measured)
-        total = squares - len(measured) * mean**2
-        scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 1e-12 * squares)
+    for weights in bootstrap_weights(len(before), problem.draws, seed):
+        total = weights @ before
+        scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
         for name, gain in parts.items():
-            # a gain counts from the mean of all stimuli; the variance of the draw from its own
-            shift = len(measured) * mean**2 if name in from_mean else 0.0
-            found[name].append(((weights @ gain - shift) * scale) @ masks.T)
+            found[name].append(((weights @ gain) * scale) @ masks.T)
     return {name: np.concatenate(values) for name, values in found.items()}
-
-
-def _p(value: float, null: np.ndarray, *, two_sided: bool) -> float:
-    if not np.isfinite(value):
-        return float("nan")
-    return permutation_p(abs(value), np.abs(null)) if two_sided else permutation_p(value, null)
 
 
 def _sentences(problem: Problem, banded: bool) -> tuple[str, ...]:
     ridge = "banded ridge (a weight for each family)" if banded else "ridge with equal weights"
     return (
         f"variance partitioning: {ridge} on every subset of the families, held-out R² about the "
-        "mean of the test stimuli; parts add up to the R² of all families together",
+        "mean of the training responses; parts add up to the R² of all families together",
         "any part may be negative: an added family can make held-out predictions worse, and a "
         "shared part is negative where families explain more together than the sum of each alone",
         f"p: random signs of each stimulus's contribution, (1 + b) / (1 + {problem.draws}), taken "
-        "as independent between stimuli; one-sided for unique parts and models, two-sided for "
-        "shared parts; q: Benjamini-Hochberg over the rows of a subject",
+        "as independent between stimuli; one-sided, above zero: what is below zero is not tested, "
+        "as fitting noise alone pulls there; q: Benjamini-Hochberg over the rows of a subject",
         "shared variance cannot be given to one family by any such analysis",
     )

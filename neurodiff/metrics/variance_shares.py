@@ -81,16 +81,27 @@ def variance_parts(
 def error_gain(
     predicted: Float[np.ndarray, "stimuli vertices"],
     measured: Float[np.ndarray, "stimuli vertices"],
-) -> Float[np.ndarray, "stimuli vertices"]:
-    """What each stimulus adds to R²: squared distance from the mean minus squared error.
+    baseline: Float[np.ndarray, "stimuli vertices"],
+) -> tuple[Float[np.ndarray, "stimuli vertices"], Float[np.ndarray, "stimuli vertices"]]:
+    """Squared error of the baseline minus that of the model, and that of the baseline.
 
-    Divided by the sum of squares about the mean, and summed over stimuli, it is R². The mean is
-    that of the measured stimuli, the same for all models, so that their R² can be subtracted.
+    Summed over stimuli and divided, they are the R² of held-out data, 1 - error / error of the
+    baseline. The baseline is the mean of the training responses, which a model without features
+    predicts; measured from the mean of the test responses instead, which nobody could know, such a
+    model would come out below zero, and with it the part that all families share.
+
+    References
+    ----------
+    Campbell & Thompson 2008, Review of Financial Studies 21 (out-of-sample R²).
     """
-    if predicted.shape != measured.shape:
-        raise ValueError(f"predictions are {predicted.shape}, measurements {measured.shape}")
+    if not predicted.shape == measured.shape == baseline.shape:
+        raise ValueError(
+            f"predictions are {predicted.shape}, measurements {measured.shape}, the baseline "
+            f"{baseline.shape}; give one row a stimulus in each"
+        )
     measured = measured.astype(np.float64)
-    return (measured - measured.mean(axis=0)) ** 2 - (measured - predicted) ** 2
+    before = (measured - baseline) ** 2
+    return before - (measured - predicted) ** 2, before
 
 
 def sign_flips(
