@@ -1,17 +1,17 @@
 """Calibration of attribution methods: false alarms and intervals where nothing is to be found.
 
-    python benchmarks/attribution_null.py [--subjects 1000] [--train 200] [--test 300]
-        [--methods leave_one_out:mean leave_one_out:permuted leave_one_out:noise roi_only shapley
-        encoding] [--metric correlation] [--draws 999] [--matched 99] [--neighbour 200]
-        [--fwhm 2.3 6.0] [--seed 0] [--out FILE.csv]
+    python benchmarks/attribution_null.py [--subjects 1000] [--train 150] [--test 150]
+        [--methods leave_one_out:mean leave_one_out:permuted leave_one_out:noise roi_only
+        roi_only:refit shapley encoding] [--metric correlation] [--draws 999] [--matched 0]
+        [--areas LO1 LO2 LO3 PIT] [--neighbour 200] [--fwhm 2.3 6.0] [--seed 0] [--out FILE.csv]
 
 First table: null subjects, in whom no area carries anything; a ridge is fitted to noise. Each
 subject counts once, with an area that goes round, so that the counts are binomial: rejections at
 0.05 and 0.01, and 95 % intervals that hold the true value (0: no area can take or give anything).
 Second table: subjects with two loaded areas and three empty ones, of which VMV3 touches both loaded
 ones, VMV2 one, and MT none, under noise of the fitted smoothness and of a greater one: share of
-subjects in which the empty area is called informative at 0.05. With 999 draws, and 99 matched sets,
-p can be exactly 0.05 and 0.01.
+subjects in which the empty area is called informative. With 999 draws p can be exactly 0.05 and
+0.01. --matched is the number of random sets, which p does not need.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ METHODS = [
     "leave_one_out:permuted",
     "leave_one_out:noise",
     "roi_only",
+    "roi_only:refit",
     "shapley",
     "encoding",
 ]
@@ -52,12 +53,13 @@ def asked(subjects: Iterable[Any], methods: Sequence[str], given: dict, **sizes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=1000)
-    parser.add_argument("--train", type=int, default=200)
-    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--train", type=int, default=150)
+    parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--metric", default="correlation")
     parser.add_argument("--draws", type=int, default=999)
-    parser.add_argument("--matched", type=int)
+    parser.add_argument("--matched", type=int, default=0)
+    parser.add_argument("--areas", nargs="+", help="of the null subjects; default: six areas")
     parser.add_argument("--neighbour", type=int, default=200)
     parser.add_argument("--fwhm", type=float, nargs="+", default=[2.3, 6.0])
     parser.add_argument("--seed", type=int, default=0)
@@ -70,9 +72,7 @@ def main() -> None:
     from neurodiff.datasets.simulated.attribution_subjects import attribution_subject, null_subjects
 
     progress = Progress.to_stdout(every=30)
-    given: dict[str, dict] = {}
-    if options.matched is not None:
-        given = {name: {"matched": options.matched} for name in ("leave_one_out", "roi_only")}
+    given = {name: {"matched": options.matched} for name in ("leave_one_out", "roi_only")}
     sizes = {
         "train": options.train,
         "test": options.test,
@@ -86,7 +86,7 @@ def main() -> None:
 
     kept = []
     if options.subjects:
-        subjects = null_subjects(options.subjects, seed=options.seed)
+        subjects = null_subjects(options.subjects, areas=options.areas, seed=options.seed)
         over = progress.over(subjects, "null subjects", options.subjects)
         table = asked(over, options.methods, given, **sizes)
         kept.append(table.assign(design="null subjects"))

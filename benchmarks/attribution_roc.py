@@ -2,8 +2,8 @@
 
     python benchmarks/attribution_roc.py [--levels 0.0003 0.001 0.003 0.01 0.03 0.1 0.3]
         [--subjects 4] [--train 1000] [--test 300] [--metric correlation] [--design own]
-        [--methods leave_one_out:mean leave_one_out:permuted leave_one_out:noise roi_only shapley
-        encoding] [--matched 0] [--seed 0] [--out FILE.csv]
+        [--methods leave_one_out:mean leave_one_out:permuted leave_one_out:noise roi_only
+        roi_only:refit shapley encoding] [--matched 0] [--seed 0] [--out FILE.csv]
 
 Simulated subjects on the real visual cortex, a ridge from responses to features. Design "own": 16
 of 31 areas carry a block of features each, 15 carry nothing. The level is the median single-trial
@@ -11,8 +11,8 @@ noise ceiling of the informative vertices (default 0.1, hard case 0.03). An area
 method's value; AUC is the share of pairs in which the informative area has the higher one, chance
 0.5; mean over subjects, and the lowest. The oracle knows every read-out and the law of the noise,
 and ranks areas by the likelihood ratio of the test trials: no method can do better on average.
-Design "shared" prints what each method says of each area beside the truth. --matched 0 leaves the
-random sets of leave-one-out and ROI-only out, which the values do not need.
+Design "shared" prints what each method says of each kind of area. --matched is the number of random
+sets, which the values do not need.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ METHODS = [
     "leave_one_out:permuted",
     "leave_one_out:noise",
     "roi_only",
+    "roi_only:refit",
     "shapley",
     "encoding",
 ]
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--metric", default="correlation")
     parser.add_argument("--design", choices=("own", "shared"), default="own")
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--matched", type=int)
+    parser.add_argument("--matched", type=int, default=0)
     parser.add_argument("--samples", type=int, help="orders of areas drawn for Shapley values")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -59,9 +60,7 @@ def main() -> None:
     from neurodiff.datasets.simulated.attribution_subjects import attribution_subject
 
     progress = Progress.to_stdout(every=30)
-    given: dict[str, dict] = {}
-    if options.matched is not None:
-        given = {name: {"matched": options.matched} for name in ("leave_one_out", "roi_only")}
+    given = {name: {"matched": options.matched} for name in ("leave_one_out", "roi_only")}
     if options.samples is not None:
         given["shapley"] = {"samples": options.samples}
     rows, areas, subject = [], [], None

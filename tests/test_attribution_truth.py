@@ -112,19 +112,40 @@ def test_the_planted_decoder_decodes(own):
     np.testing.assert_array_equal(again, truth)
 
 
-@pytest.mark.parametrize("method", ["encoding"])
+METHODS = [
+    "leave_one_out:mean",
+    "leave_one_out:permuted",
+    "leave_one_out:noise",
+    "roi_only",
+    "shapley",
+    "encoding",
+]
+QUICK = {"leave_one_out": {"matched": 0}, "roi_only": {"matched": 0}}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_each_area_with_something_of_its_own_is_found(own, method):
     subject, problem = own
-    (result,) = run_methods(problem, [method])
+    (result,) = run_methods(problem, [method], QUICK)
     assert detection(values_of(result), subject.informative) >= 0.95
 
 
-def test_encoding_says_much_of_areas_that_share(shared):
+def test_methods_disagree_about_areas_that_share_and_say_so(shared):
+    """Leave-one-out says little, one area alone and encoding say much, Shapley divides."""
     subject, problem = shared
-    (result,) = run_methods(problem, ["encoding"])
-    values = pd.Series(values_of(result)).groupby(subject.truth.set_index("area")["carries"]).mean()
-    assert values["shared"] > 0.7 * values["unique"]
-    assert abs(values["none"]) < 0.1 * values["unique"]
+    methods = ["leave_one_out:mean", "roi_only:refit", "shapley", "encoding"]
+    quick = QUICK | {"shapley": {"samples": 16}}
+    by_kind = {}
+    for method, result in zip(methods, run_methods(problem, methods, quick), strict=True):
+        table = subject.truth.assign(value=subject.truth["area"].map(values_of(result)))
+        means = table.groupby("carries")["value"].mean()
+        by_kind[method] = means / means["unique"]
+        assert by_kind[method]["none"] < 0.1
+    said = {method: kinds["shared"] for method, kinds in by_kind.items()}
+    assert said["leave_one_out:mean"] < 0.25
+    assert said["roi_only:refit"] > 0.7
+    assert said["encoding"] > 0.7
+    assert said["leave_one_out:mean"] < said["shapley"] < said["roi_only:refit"]
 
 
 def test_the_true_value_of_an_encoding_map_is_that_of_many_trials():
@@ -144,29 +165,29 @@ def test_the_true_value_of_an_encoding_map_is_that_of_many_trials():
 # ------------------------------------------------------------------------------ calibration
 
 
-@pytest.mark.parametrize("method", ["encoding"])
+@pytest.mark.parametrize("method", METHODS)
 def test_null_subjects_are_rejected_at_the_stated_rate(method):
     """60 subjects of two areas; counts inside the binomial bound of 99 %."""
     tables = []
-    for subject in null_subjects(60, areas=["LO1", "LO2"], dimensions=2):
+    for subject in null_subjects(60, areas=["LO1", "LO2"]):
         problem = planted_problem(subject, train=40, test=60, draws=199)
-        tables.append(run_methods(problem, [method])[0].table)
+        tables.append(run_methods(problem, [method], QUICK)[0].table)
     table = pd.concat(tables).assign(true=0.0)
     found = calibration(one_area_each(table))
     assert found["n"].tolist() == [60, 60, 60]
     assert found["verdict"].tolist() == ["inside"] * 3
 
 
-@pytest.mark.parametrize("method", ["encoding"])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_empty_area_next_to_a_loaded_one_is_not_found(method):
     """Noise smoother than measured (4 mm); VMV3 touches two loaded areas."""
     count, rejected, found = 40, 0, 0
     for k in range(count):
         subject = attribution_subject(
-            "neighbour", areas=["VVC", "VMV3", "PHA3"], seed=k, dimensions=2, fwhm_mm=4.0
+            "neighbour", areas=["VVC", "VMV3", "PHA3"], seed=k, fwhm_mm=4.0
         )
         problem = planted_problem(subject, train=60, test=80, draws=99)
-        p = run_methods(problem, [method])[0].table.set_index("roi")["p"]
+        p = run_methods(problem, [method], QUICK)[0].table.set_index("roi")["p"]
         rejected += p["VMV3"] <= 0.05
         found += p["VVC"] <= 0.05
     assert rejected <= binom.ppf(0.995, count, 0.05)
