@@ -3,7 +3,7 @@
     python benchmarks/attribution_null.py [--subjects 1000] [--train 150] [--test 150]
         [--methods leave_one_out:mean leave_one_out:permuted leave_one_out:noise roi_only
         roi_only:refit shapley encoding] [--metric correlation] [--draws 999] [--matched 0]
-        [--areas LO1 LO2 LO3 PIT] [--neighbour 200] [--fwhm 2.3 6.0] [--seed 0] [--out FILE.csv]
+        [--areas LO1 LO2] [--first 1] [--neighbour 200] [--fwhm 2.3 6.0] [--seed 0] [--out FILE.csv]
 
 First table: null subjects, in whom no area carries anything; a ridge is fitted to noise. Each
 subject counts once, with an area that goes round, so that the counts are binomial: rejections at
@@ -11,7 +11,8 @@ subject counts once, with an area that goes round, so that the counts are binomi
 Second table: subjects with two loaded areas and three empty ones, of which VMV3 touches both loaded
 ones, VMV2 one, and MT none, under noise of the fitted smoothness and of a greater one: share of
 subjects in which the empty area is called informative. With 999 draws p can be exactly 0.05 and
-0.01. --matched is the number of random sets, which p does not need.
+0.01. --matched is the number of random sets, which p does not need; --first parts the subjects over
+several calls.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def asked(subjects: Iterable[Any], methods: Sequence[str], given: dict, **sizes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=1, help="number of the first null subject")
     parser.add_argument("--train", type=int, default=150)
     parser.add_argument("--test", type=int, default=150)
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -86,7 +88,9 @@ def main() -> None:
 
     kept = []
     if options.subjects:
-        subjects = null_subjects(options.subjects, areas=options.areas, seed=options.seed)
+        subjects = null_subjects(
+            options.subjects, areas=options.areas, seed=options.seed, first=options.first
+        )
         over = progress.over(subjects, "null subjects", options.subjects)
         table = asked(over, options.methods, given, **sizes)
         kept.append(table.assign(design="null subjects"))
