@@ -6,16 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binom
 from torch import nn
 
+from neurodiff.analysis.attribution import Attribution, attribute_rois
 from neurodiff.analysis.attribution_decoders import MinD3DDecoder, RidgeDecoder
 from neurodiff.analysis.attribution_differentiable import mind3d_graph, pair_derivatives
 from neurodiff.analysis.attribution_gradients import gradients, integrated_gradients
+from neurodiff.analysis.attribution_pairs import Shown, null_of_others
 from neurodiff.analysis.attribution_problem import COLUMNS, Problem
+from neurodiff.analysis.attribution_statistics import Resampling
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
+from neurodiff.metrics.statistics import permutation_p
 from neurodiff.models.mind3d import BrainNetworks
 from neurodiff.pipelines.brain_input import BrainInput
 from neurodiff.pipelines.mind3d import MinD3D
@@ -350,3 +355,35 @@ def test_a_trial_is_attributed_alike_in_any_company(mind3d):
         for p in (mind3d, alone)
     )
     assert np.allclose(one, two, rtol=1e-3, atol=1e-6)
+
+
+def test_one_call_saves_and_opens_what_gradients_found(linear, tmp_path):
+    methods = ("gradient_x_input", "integrated_gradients")
+    decoder = linear.decoder
+    truth = linear.truth["features"]
+    features = dict(zip(linear.test.trials["stimulus"], truth, strict=True))
+    found = attribute_rois(
+        decoder, linear.test, features, linear.rois, methods=methods, train=linear.train, draws=50
+    )
+    found.save(tmp_path / "attribution")
+    again = Attribution.open(tmp_path / "attribution")
+    assert set(again.table["method"]) == set(methods)
+    assert "Baseline: the mean" in found._repr_html_()
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_a_null_of_few_other_truths_rejects_as_often_as_it_says(count):
+    """Own and other truths alike, 2,000 subjects: within the binomial bound of 0.05."""
+    stimuli = tuple(f"s{k}" for k in range(30))
+    shown = Shown(
+        subject="sub-01", rows=np.arange(30), stimuli=stimuli, code=np.arange(30), truth={},
+        centre={}, blocks=None, resampling=Resampling(30, "sub-01", draws=199, seed=0,
+                                                      confidence=0.95),
+    )  # fmt: skip
+    rng = np.random.default_rng(count)
+    p = []
+    for _ in range(2000):
+        own, wrong = rng.standard_normal(30), rng.standard_normal((30, count))
+        p.append(permutation_p(float(own.mean()), null_of_others(shown, wrong)))
+    low, high = binom.interval(0.99, 2000, 0.05)
+    assert low <= np.sum(np.array(p) <= 0.05) <= high

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from neurodiff.analysis.attribution_problem import COLUMNS
-from neurodiff.analysis.probe_regions import template_regions
+from neurodiff.analysis.probe_regions import template_regions, tissue_shares
 from neurodiff.analysis.region_occlusion import (
     Occlusion,
     matched_blobs,
@@ -209,3 +209,28 @@ def test_an_ldae_reads_the_regions_of_the_template():
     )  # fmt: skip
     assert set(found.table["roi"]) == set(atlas)
     assert (found.table["value"] > 0).all()
+
+
+@pytest.mark.slow  # reads the template
+def test_planted_regions_of_the_simulated_cohort_are_told_apart():
+    """The code is the grey matter of the left hippocampus, read from intensities."""
+    from neurodiff.datasets.simulated.brain_opening import simulated_brains
+
+    cohort = simulated_brains("tiny", 0).cohort().first_scans()
+    cohort = cohort.select(np.arange(len(cohort)) < 8)
+    volumes, affine = cohort.array(), cohort[0].affine
+    atlas = template_regions(affine, volumes.shape[2:])
+
+    class Left:
+        def codes(self, v):
+            grey = [tissue_shares(one)[1][atlas["hippocampus left"]].sum() for one in v[:, 0]]
+            return np.array(grey)[:, None]
+
+    found = occlude_regions(
+        Left(), volumes, cohort.scans, atlas, mean=volumes.mean(axis=(0, 1)),
+        how=Occlusion(matched=9, draws=100),
+    )  # fmt: skip
+    value = found.table.set_index("roi")["value"]
+    assert value.idxmax() == "hippocampus left"
+    assert value["hippocampus left"] > 3 * value.drop("hippocampus left").max()
+    assert found.table.set_index("roi").loc["hippocampus left", "p"] == pytest.approx(0.1)

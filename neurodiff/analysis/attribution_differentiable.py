@@ -95,17 +95,20 @@ class LinearParts:
         self._data = np.asarray(problem.test.data[shown.rows], np.float32)
         self._from = linear.read(base[None])
         self._rows = linear.read(self._data) - self._from
+        self._frames: dict[int, np.ndarray] = {}
         everywhere = np.ones(self._rows.shape[1], bool)
         self.still = linear.constant + linear.of(self._from, everywhere)
         self.whole = linear.of(self._rows, everywhere)
 
-    def of(self, mask: np.ndarray) -> np.ndarray:
-        """Change by the features in ``mask``, (features,) or (*frames, features): (n, d)."""
-        if mask.ndim == 1:
+    def of(self, mask: np.ndarray, frame: int | None = None) -> np.ndarray:
+        """Change by the features in ``mask`` (features,), in all frames or in one: (n, d)."""
+        if frame is None:
             return self._linear.of(self._rows, mask)
-        moved = np.where(mask, self._data, self._base)
-        features = mask.reshape(-1, mask.shape[-1]).any(axis=0)
-        return self._linear.of(self._linear.read(moved) - self._from, features)
+        if frame not in self._frames:
+            moved = np.broadcast_to(self._base, self._data.shape).copy()
+            moved[:, frame] = self._data[:, frame]
+            self._frames[frame] = self._linear.read(moved) - self._from
+        return self._linear.of(self._frames[frame], mask)
 
 
 def mind3d_graph(

@@ -182,7 +182,7 @@ def _of_stage(
         full, nothing = parts.still + parts.whole, np.broadcast_to(parts.still, parts.whole.shape)
 
         def linear(region: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
-            moved = parts.of(cells(region, frame))
+            moved = parts.of(masks[region], frame)
             if how == "gradients":
                 return of(pair_derivatives(moved, full - shown.centre[stage], true, scalar))
             if how == "only":

@@ -54,6 +54,7 @@ from neurodiff.core.errors import UsageError
 _BATCH = 32
 _ROWS = 256  # of a batch of trials times steps
 MOST_STEPS = 512
+_NULL_STEPS = 4  # at least; the null needs a quarter of the steps
 
 
 def gradients(
@@ -292,8 +293,9 @@ def _of_graph(
         problem.progress.say(f"  {stage}: incomplete by {share:.1%}; {steps} steps")
     other = others(shown, how.wrong, problem.seed)
     null = np.zeros((len(masks), len(shown.stimuli), other.shape[1]))
+    coarse = min(steps, max(_NULL_STEPS, steps // 4))
     for j in range(other.shape[1]):
-        towards = _towards(problem, f, shown, base, masks, other[shown.code, j], steps)[0]
+        towards = _towards(problem, f, shown, base, masks, other[shown.code, j], coarse)[0]
         null[:, :, j] = [shown.by_stimulus(row) for row in towards[:-1]]
     return _Found(
         own=own[:-1],
@@ -402,7 +404,8 @@ def _notes(problem: Problem, how: _How, curved: list[str], affine: list[str]) ->
     if curved:
         notes.append(
             f"{', '.join(curved)}: of all pairings, {how.wrong} other truths of each stimulus "
-            "were computed, and the null draws from them."
+            "were computed, and the null draws from them"
+            + (" (integrals of a quarter of the steps)." if how.steps else ".")
         )
     if affine:
         notes.append(

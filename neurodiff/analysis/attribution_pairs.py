@@ -116,11 +116,12 @@ def null_of_others(shown: Shown, wrong: np.ndarray) -> np.ndarray:
     """(draws,) mean over stimuli with one of the other truths drawn for each; (stimuli, count).
 
     The few truths of a stimulus are spread less around their own mean than all would be, by
-    (count - 1) / count in variance, which is given back.
+    (count - 1) / count in variance, and that mean is off by 1 / count: both are given back, by a
+    factor of (count + 1) / (count - 1).
     """
     n, count = wrong.shape
     mean = wrong.mean(axis=1, keepdims=True)
-    wide = mean + (wrong - mean) * np.sqrt(count / max(count - 1, 1))
+    wide = mean + (wrong - mean) * np.sqrt((count + 1) / max(count - 1, 1))
     picks = numpy_generator(shown.resampling.seed).integers(count, size=(shown.resampling.draws, n))
     return wide[np.arange(n), picks].mean(axis=1)
 
