@@ -86,6 +86,7 @@ def variance_partition(
         parts = _labelled(gains, names)
         rows, made, per_item = _scored(problem, data, parts, before, rois)
         table = pd.DataFrame(rows)
+        _need_each_family(table, names)
         table["q"] = false_discovery(table["p"].to_numpy(float))
         tables.append(table)
         maps |= made
@@ -225,6 +226,22 @@ def _scored(
     return rows, maps, pd.concat(items)
 
 
+def _need_each_family(table: pd.DataFrame, names: list[str]) -> None:
+    """A shared part is called only where each of its families predicts alone: p is the largest.
+
+    The sign flips alone will not do: the penalties of a joint model are chosen among more, so that
+    on noise it may lose more than its families do apart, which looks like a part that they share.
+    """
+    p = table.set_index(["stage", "roi"])["p"]
+    for part in subsets(names):
+        if len(part) > 1:
+            shared = f"shared: {' + '.join(part)}"
+            for row in table.index[table["stage"] == shared]:
+                roi = table.at[row, "roi"]
+                alone = [p[(f"model: {name}", roi)] for name in part]
+                table.at[row, "p"] = max([table.at[row, "p"], *alone])
+
+
 def _resampled(
     problem: Problem,
     subject: str,
@@ -252,6 +269,7 @@ def _sentences(problem: Problem, banded: bool) -> tuple[str, ...]:
         "shared part is negative where families explain more together than the sum of each alone",
         f"p: random signs of each stimulus's contribution, (1 + b) / (1 + {problem.draws}), taken "
         "as independent between stimuli; one-sided, above zero: what is below zero is not tested, "
-        "as fitting noise alone pulls there; q: Benjamini-Hochberg over the rows of a subject",
+        "as fitting noise alone pulls there; that of a shared part is the largest of its own and "
+        "those of its families alone; q: Benjamini-Hochberg over the rows of a subject",
         "shared variance cannot be given to one family by any such analysis",
     )
