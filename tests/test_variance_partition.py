@@ -187,7 +187,7 @@ def test_bad_input_is_one_sentence():
         variance_partition(problem, families=["first"])
     with pytest.raises(UsageError, match="got first, nowhere"):
         variance_partition(problem, families=["first", "nowhere"])
-    with pytest.raises(DataError, match="ROI 'gone'"):
+    with pytest.raises(DataError, match="'gone' has"):
         variance_partition(replace(problem, rois={"gone": np.zeros(60, bool)}))
     rows = np.ones((4, 2))
     with pytest.raises(DataError, match="no feature of family 'a' varies"):

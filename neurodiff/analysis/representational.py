@@ -84,8 +84,8 @@ def rsa(
     stimuli (pairs of a stimulus with itself dropped), null and one-sided p by permuted stimuli, q
     by FDR over the rows of a subject. ``ceiling_*``: bounds for this subject from halves of the
     repeats; ``across_*``: bounds from the agreement of subjects; NaN where not available.
-    ``items``: each stimulus's own agreement, of its row of the table. ``maps``: each region's
-    table, ``"<subject>/<roi>/rdm"``, (pairs,).
+    ``items``: each stimulus's own agreement, of its row of the table. ``maps``: each feature's
+    region's agreement, ``"<subject>/<stage>/agreement"``, the mean where regions overlap.
 
     Raises
     ------
@@ -113,8 +113,10 @@ def rsa(
             measured[name] = response_rdm(responses, mask, distance)
             ceilings[name] = _within(problem, responses, mask, distance, comparison, subject, name)
         kept_rdms[subject] = (responses.ids, measured)
-        maps |= {f"{subject}/{name}/rdm": rdm for name, rdm in measured.items()}
         rows, each = _scored(problem, subject, responses, models, measured, blocks, comparison)
+        for stage in models:
+            values = {row["roi"]: row["value"] for row in rows if row["stage"] == stage}
+            maps[f"{subject}/{stage}/agreement"] = _painted(values, rois)
         for row in rows:
             row["n_features"] = int(rois[row["roi"]].sum())
             row["distance"] = distance
@@ -159,6 +161,18 @@ def response_rdm(responses: Responses, mask: np.ndarray, distance: str) -> np.nd
     if mask.sum() < 3:
         return np.full(n * (n - 1) // 2, np.nan)
     return correlation_rdm(responses.means[:, mask])
+
+
+def _painted(values: Mapping[str, float], rois: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each region's value at its features, the mean where regions overlap, NaN elsewhere."""
+    known = [name for name, value in values.items() if np.isfinite(value)]
+    n = len(next(iter(rois.values())))
+    if not known:
+        return np.full(n, np.nan)
+    masks = np.stack([rois[name] for name in known]).astype(float)
+    count = masks.sum(axis=0)
+    total = np.array([values[name] for name in known]) @ masks
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _in_two_runs(responses: Responses) -> bool:
