@@ -20,6 +20,7 @@ from neurodiff.analysis.encoding_data import (
     Responses,
     draw_seed,
     exchange_blocks,
+    finished,
     responses_of,
     roi_masks,
 )
@@ -117,7 +118,7 @@ def category_searchlight(
         method="searchlight",
         table=pd.concat(tables, ignore_index=True)[list(COLUMNS)],
         maps=maps,
-        notes=(_sentence(problem, column, radius, permutations), *notes),
+        notes=finished((_sentence(problem, column, radius, permutations), *notes)),
     )
 
 

@@ -14,7 +14,7 @@ Computational Biology 10; Walther et al. 2016, NeuroImage 137.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from neurodiff.analysis.encoding_data import (
     Responses,
     draw_seed,
     exchange_blocks,
+    finished,
     responses_of,
     roi_masks,
-    shown_features,
     thinned,
 )
+from neurodiff.analysis.encoding_features import shown_features, with_stages
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.metrics.encoding_scores import exchange_orders, false_discovery
@@ -60,6 +61,7 @@ def rsa(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    stages: Sequence[str] | None = None,
     distance: str = "correlation",
     comparison: str = "spearman",
     exchange: str = "auto",
@@ -70,7 +72,8 @@ def rsa(
     Parameters
     ----------
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
+    stages : only these of them; None for all.
     distance : of responses: "correlation" or "euclidean" between means over repeats, or
         "crossnobis" between trials, which needs two trials of each stimulus and takes products
         across runs only where every stimulus has trials in two runs.
@@ -93,6 +96,7 @@ def rsa(
     DataError : an empty ROI.
     """
     _checked_options(distance, comparison)
+    problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
     tables, items, maps, notes, kept_rdms = [], [], {}, [], {}
     for subject in dict.fromkeys(problem.test.trials["subject"]):
@@ -134,7 +138,7 @@ def rsa(
         table=table[[*COLUMNS, *EXTRA]],
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_sentences(problem, distance, comparison), *notes),
+        notes=finished((*_sentences(problem, distance, comparison), *notes)),
     )
 
 

@@ -17,11 +17,11 @@ from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Proble
 from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
+    finished,
     roi_masks,
-    stage_features,
-    standardised,
     subjects_of,
 )
+from neurodiff.analysis.encoding_features import stage_features, standardised
 from neurodiff.bridges.variance import banded_predictions
 from neurodiff.core.errors import UsageError
 from neurodiff.metrics.encoding_scores import (
@@ -54,7 +54,7 @@ def variance_partition(
     Parameters
     ----------
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
     families : which of them, two or three; None where there are no more.
     folds, groups : as in `encoding_maps`. banded : weights of the families are chosen, else equal.
 
@@ -97,7 +97,7 @@ def variance_partition(
         table=pd.concat(tables, ignore_index=True)[[*COLUMNS, "normalised"]],
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_sentences(problem, banded), *notes),
+        notes=finished((*_sentences(problem, banded), *notes)),
     )
 
 
