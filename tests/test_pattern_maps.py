@@ -139,7 +139,7 @@ def test_bad_input_is_one_sentence():
     problem = linear_problem(draws=9)
     with pytest.raises(UsageError, match="0 components"):
         patterns(problem, components=0)
-    with pytest.raises(DataError, match="ROI 'gone'"):
+    with pytest.raises(DataError, match="'gone' has"):
         patterns(replace(problem, rois={"gone": np.zeros(60, bool)}))
     with pytest.raises(DataError, match="combinations of each other"):
         activation_patterns(np.eye(4), np.ones((4, 2)))

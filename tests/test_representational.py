@@ -56,7 +56,9 @@ def test_values_are_those_of_the_tables(comparison):
     assert list(result.table.columns[: len(COLUMNS)]) == list(COLUMNS)
     a = correlation_rdm(problem.test.array()[:, problem.rois["first"]])
     b = correlation_rdm(problem.truth["first"])
-    np.testing.assert_allclose(result.maps["sub-1/first/rdm"], a, atol=1e-5)
+    painted = result.maps["sub-1/first/agreement"]
+    values = rows(result).loc["sub-1"].loc["first"]["value"]
+    np.testing.assert_allclose(painted, np.repeat(values[["first", "second", "empty"]], 20))
     if comparison == "spearman":
         found = rows(result).loc[("sub-1", "first", "first")]["value"]
         assert found == pytest.approx(spearmanr(a, b).statistic, abs=1e-4)
@@ -116,7 +118,6 @@ def test_few_features_and_many_stimuli():
     result = rsa(problem, most=12)
     assert set(result.table["n_trials"]) == {12}
     assert any("12 of 30 test stimuli, drawn by the seed" in note for note in result.notes)
-    assert len(result.maps["sub-1/first/rdm"]) == 66
 
 
 def test_items_name_each_stimulus():
@@ -137,12 +138,12 @@ def test_one_feature_takes_euclidean_distances():
 
 
 def test_bad_input_is_one_sentence():
-    with pytest.raises(UsageError, match="sub-1 has 9 test stimuli"):
+    with pytest.raises(UsageError, match="9 test stimuli"):
         rsa(linear_problem(n_test=9))
     problem = linear_problem(draws=9)
     with pytest.raises(UsageError, match="distance is 'cosine'"):
         rsa(problem, distance="cosine")
     with pytest.raises(UsageError, match="comparison is 'tau'"):
         rsa(problem, comparison="tau")
-    with pytest.raises(DataError, match="ROI 'gone' has 0"):
+    with pytest.raises(DataError, match="'gone' has"):
         rsa(replace(problem, rois={"gone": np.zeros(60, bool)}))

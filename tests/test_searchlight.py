@@ -189,5 +189,5 @@ def test_bad_input_is_one_sentence():
         searchlight(slab(draws=9, with_train=False), score="identification")
     with pytest.raises(DataError, match=r"no neighbourhood of 1 mm has 10 features"):
         searchlight(problem, radius=1.0)
-    with pytest.raises(UsageError, match="sub-1 has 9 test stimuli"):
+    with pytest.raises(UsageError, match="9 test stimuli"):
         searchlight(slab(draws=9, n_test=9))

@@ -187,7 +187,7 @@ def test_bad_input_is_one_sentence():
         variance_partition(problem, families=["first"])
     with pytest.raises(UsageError, match="got first, nowhere"):
         variance_partition(problem, families=["first", "nowhere"])
-    with pytest.raises(DataError, match="ROI 'gone'"):
+    with pytest.raises(DataError, match="'gone' has"):
         variance_partition(replace(problem, rois={"gone": np.zeros(60, bool)}))
     rows = np.ones((4, 2))
     with pytest.raises(DataError, match="no feature of family 'a' varies"):
@@ -198,7 +198,8 @@ def test_bad_input_is_one_sentence():
 
 def test_intervals_are_those_of_r2_on_the_stimuli_drawn():
     """The model rows' bootstrap is 1 - error / error of the training mean on the repeated rows."""
-    from neurodiff.analysis.encoding_data import draw_seed, stage_features, subjects_of
+    from neurodiff.analysis.encoding_data import draw_seed, subjects_of
+    from neurodiff.analysis.encoding_features import stage_features
     from neurodiff.analysis.variance_partition import _held_out
     from neurodiff.metrics.encoding_scores import bootstrap_weights
 

@@ -17,7 +17,7 @@ Naselaris, Kay, Nishimoto & Gallant 2011, NeuroImage 56; Allen et al. 2022, Natu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,11 @@ from neurodiff.analysis.decoded_features import decoded_halves
 from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
+    finished,
     roi_masks,
-    stage_features,
-    standardised,
     subjects_of,
 )
+from neurodiff.analysis.encoding_features import stage_features, standardised, with_stages
 from neurodiff.bridges.factored_ridge import FactoredRidge
 from neurodiff.core.errors import UsageError
 from neurodiff.metrics.encoding_scores import (
@@ -66,6 +66,7 @@ def encoding_maps(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    stages: Sequence[str] | None = None,
     source: str = "truth",
     folds: int = 5,
     exchange: str = "auto",
@@ -79,7 +80,8 @@ def encoding_maps(
     problem : with ``train``, fitted there and scored on ``test``; without, cross-validated within
         ``test``.
     features : None for the stages of the problem, or name -> features of the stimuli; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
+    stages : only these of them; None for all.
     source : of the stages' features where none are given: "truth", from the stimuli; or "decoded",
         what the decoder makes of other trials of the same test stimuli (encoder tokens, aggregated
         features, the bridge's output), which needs two trials of each; see `decoded_features`.
@@ -109,10 +111,12 @@ def encoding_maps(
     if problem.draws < 1:
         raise UsageError(f"{problem.draws} draws; give a whole number from 1")
     if source == "decoded" and features is None:
-        return _of_decoded(problem, folds=folds, exchange=exchange, groups=groups, alphas=alphas)
+        options = {"stages": stages, "folds": folds, "exchange": exchange}
+        return _of_decoded(problem, **options, groups=groups, alphas=alphas)
     if source != "truth":
         given = " together with features" if source == "decoded" else ""
         raise UsageError(f"source is {source!r}{given}; give 'truth', or 'decoded' alone")
+    problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
     subjects = subjects_of(problem, folds=folds, exchange=exchange, groups=groups)
     tables, maps, items, notes = [], {}, [], []
@@ -135,7 +139,7 @@ def encoding_maps(
         table=pd.concat(tables, ignore_index=True)[[*COLUMNS, *EXTRA]],
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_sentences(problem, subjects), *notes),
+        notes=finished((*_sentences(problem, subjects), *notes)),
     )
 
 
@@ -150,7 +154,7 @@ def _of_decoded(problem: Problem, **options: Any) -> MethodResult:
         table=pd.concat([part.table for part in parts], ignore_index=True),
         maps={name: values for part in parts for name, values in part.maps.items()},
         items=pd.concat([part.items for part in parts], ignore_index=True),
-        notes=(*dict.fromkeys(note for part in parts for note in part.notes), *told),
+        notes=finished((*dict.fromkeys(note for part in parts for note in part.notes), *told)),
     )
 
 

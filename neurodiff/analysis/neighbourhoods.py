@@ -43,7 +43,7 @@ def neighbourhoods(space: Any, radius: float, kind: str = "auto") -> csr_array:
             f"the space {space.name!r} is a {found}, so a searchlight on the {kind} has no "
             f"neighbourhoods in it; give kind={found!r}, or a recording on the {kind}"
         )
-    inner, columns = _innermost(space)
+    inner, columns = innermost(space)
     if found == SURFACE:
         near = surface_discs(_cortex_graph(), radius, columns)
     else:
@@ -60,7 +60,7 @@ def kind_of(space: Any) -> str:
     ------
     UsageError : the features of this space have no place.
     """
-    inner, _ = _innermost(space)
+    inner, _ = innermost(space)
     if isinstance(inner, FlatMapSpace):
         return SURFACE
     if isinstance(inner, MaskSpace) or (
@@ -116,7 +116,7 @@ def balls(mask: MaskSpace, radius: float) -> csr_array:
     return csr_array((np.ones(len(near.row), np.float32), (near.row, near.col)), shape=(n, n))
 
 
-def _innermost(space: Any) -> tuple[Any, np.ndarray | None]:
+def innermost(space: Any) -> tuple[Any, np.ndarray | None]:
     """The whole space that a part was taken from, and which of its features the part has."""
     columns = None
     while isinstance(space, SubSpace):

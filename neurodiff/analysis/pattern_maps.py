@@ -13,7 +13,7 @@ Haufe et al. 2014, NeuroImage 87.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
     exchange_blocks,
+    finished,
     roi_masks,
-    stage_features,
     subjects_of,
 )
+from neurodiff.analysis.encoding_features import stage_features, with_stages
 from neurodiff.bridges.activation_patterns import (
     LatentDecoder,
     activation_patterns,
@@ -49,6 +50,7 @@ def patterns(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    stages: Sequence[str] | None = None,
     components: int = 8,
     exchange: str = "auto",
     groups: str = "stimulus",
@@ -61,7 +63,8 @@ def patterns(
     problem : patterns belong to the fit, so they are of the training stimuli; without ``train``, of
         the test stimuli, on which the ridge is then fitted.
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
+    stages : only these of them; None for all.
     components : latents of each stage, at most; fewer where the features or the fit span fewer.
     exchange : which stimuli the null may swap; see `encoding_data.subjects_of`.
     groups, alphas : of the choice of the penalty, as in `encoding_maps`.
@@ -83,6 +86,7 @@ def patterns(
     """
     if components < 1:
         raise UsageError(f"{components} components; give a whole number from 1")
+    problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
     tables, maps, notes = [], {}, []
     for data in subjects_of(problem, folds=2, exchange="all", groups="stimulus"):
@@ -90,8 +94,8 @@ def patterns(
         X, varies = _scaled(data.train)
         decoder = LatentDecoder(X, alphas, _labels(data, groups))
         rows = []
-        stages = stage_features(problem, data, features).items()
-        for stage, (train, _) in problem.progress.over(list(stages), f"patterns, {data.subject}"):
+        sides = stage_features(problem, data, features).items()
+        for stage, (train, _) in problem.progress.over(list(sides), f"patterns, {data.subject}"):
             latents, share = leading_latents(train, components)
             made = _scored(problem, data, stage, decoder, latents, blocks, rois)
             rows += made[0]
@@ -110,7 +114,7 @@ def patterns(
         method="patterns",
         table=pd.concat(tables, ignore_index=True)[list(COLUMNS)],
         maps=maps,
-        notes=(*_sentences(problem), *notes),
+        notes=finished((*_sentences(problem), *notes)),
     )
 
 

@@ -14,7 +14,7 @@ Computational Biology 10; Walther et al. 2016, NeuroImage 137.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from neurodiff.analysis.encoding_data import (
     Responses,
     draw_seed,
     exchange_blocks,
+    finished,
     responses_of,
     roi_masks,
-    shown_features,
     thinned,
 )
+from neurodiff.analysis.encoding_features import shown_features, with_stages
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.metrics.encoding_scores import exchange_orders, false_discovery
@@ -60,6 +61,7 @@ def rsa(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    stages: Sequence[str] | None = None,
     distance: str = "correlation",
     comparison: str = "spearman",
     exchange: str = "auto",
@@ -70,7 +72,8 @@ def rsa(
     Parameters
     ----------
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
+    stages : only these of them; None for all.
     distance : of responses: "correlation" or "euclidean" between means over repeats, or
         "crossnobis" between trials, which needs two trials of each stimulus and takes products
         across runs only where every stimulus has trials in two runs.
@@ -84,8 +87,8 @@ def rsa(
     stimuli (pairs of a stimulus with itself dropped), null and one-sided p by permuted stimuli, q
     by FDR over the rows of a subject. ``ceiling_*``: bounds for this subject from halves of the
     repeats; ``across_*``: bounds from the agreement of subjects; NaN where not available.
-    ``items``: each stimulus's own agreement, of its row of the table. ``maps``: each region's
-    table, ``"<subject>/<roi>/rdm"``, (pairs,).
+    ``items``: each stimulus's own agreement, of its row of the table. ``maps``: each feature's
+    region's agreement, ``"<subject>/<stage>/agreement"``, the mean where regions overlap.
 
     Raises
     ------
@@ -93,6 +96,7 @@ def rsa(
     DataError : an empty ROI.
     """
     _checked_options(distance, comparison)
+    problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
     tables, items, maps, notes, kept_rdms = [], [], {}, [], {}
     for subject in dict.fromkeys(problem.test.trials["subject"]):
@@ -113,8 +117,10 @@ def rsa(
             measured[name] = response_rdm(responses, mask, distance)
             ceilings[name] = _within(problem, responses, mask, distance, comparison, subject, name)
         kept_rdms[subject] = (responses.ids, measured)
-        maps |= {f"{subject}/{name}/rdm": rdm for name, rdm in measured.items()}
         rows, each = _scored(problem, subject, responses, models, measured, blocks, comparison)
+        for stage in models:
+            values = {row["roi"]: row["value"] for row in rows if row["stage"] == stage}
+            maps[f"{subject}/{stage}/agreement"] = _painted(values, rois)
         for row in rows:
             row["n_features"] = int(rois[row["roi"]].sum())
             row["distance"] = distance
@@ -132,7 +138,7 @@ def rsa(
         table=table[[*COLUMNS, *EXTRA]],
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_sentences(problem, distance, comparison), *notes),
+        notes=finished((*_sentences(problem, distance, comparison), *notes)),
     )
 
 
@@ -159,6 +165,18 @@ def response_rdm(responses: Responses, mask: np.ndarray, distance: str) -> np.nd
     if mask.sum() < 3:
         return np.full(n * (n - 1) // 2, np.nan)
     return correlation_rdm(responses.means[:, mask])
+
+
+def _painted(values: Mapping[str, float], rois: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each region's value at its features, the mean where regions overlap, NaN elsewhere."""
+    known = [name for name, value in values.items() if np.isfinite(value)]
+    n = len(next(iter(rois.values())))
+    if not known:
+        return np.full(n, np.nan)
+    masks = np.stack([rois[name] for name in known]).astype(float)
+    count = masks.sum(axis=0)
+    total = np.array([values[name] for name in known]) @ masks
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _in_two_runs(responses: Responses) -> bool:
@@ -344,7 +362,8 @@ def _sentences(problem: Problem, distance: str, comparison: str) -> tuple[str, .
         f"{min(problem.draws, _RESAMPLES)} draws of stimuli, a stimulus with itself dropped",
         f"ceiling_low and ceiling_high: {_HALVES} random halves of the repeats, Spearman-Brown; "
         "lower: another measurement of the same length, upper: a table without noise; not "
-        "available with one trial a stimulus (four are needed for crossnobis)",
+        "available with one trial a stimulus (four are needed for crossnobis); noise that trials of "
+        "a run share counts as repeatable where the halves share runs",
         "across_low and across_high: agreement of each subject with the others' mean, and with "
         "everybody's; not available for one subject",
         "no weights are fitted: a region that carries a stage's features among many others may "

@@ -18,7 +18,7 @@ NeuroImage 56 (surface); Nichols & Holmes 2002, Human Brain Mapping 15 (largest 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,13 @@ from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
     exchange_blocks,
+    finished,
     responses_of,
     roi_masks,
-    shown_features,
-    stage_features,
     subjects_of,
     thinned,
 )
+from neurodiff.analysis.encoding_features import shown_features, stage_features, with_stages
 from neurodiff.analysis.neighbourhoods import kind_of, neighbourhoods
 from neurodiff.analysis.representational import model_rdm
 from neurodiff.bridges.activation_patterns import LatentDecoder, projected_latents
@@ -59,6 +59,7 @@ def searchlight(
     problem: Problem,
     features: Mapping[str, Any] | None = None,
     *,
+    stages: Sequence[str] | None = None,
     radius: float = 8.0,
     score: str = "rsa",
     kind: str = "auto",
@@ -72,7 +73,8 @@ def searchlight(
     Parameters
     ----------
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
+    stages : only these of them; None for all.
     radius : mm; along the cortex on a surface, straight in a volume.
     score : "rsa", or "identification", which needs training trials.
     kind : "surface", "volume" or "auto" for what the recording is.
@@ -103,6 +105,7 @@ def searchlight(
             "identification fits a ridge around each feature and there are no training trials; "
             "give train, or score='rsa'"
         )
+    problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
     near = neighbourhoods(problem.test.space, radius, kind)
     size = np.diff(near.indptr)
@@ -132,7 +135,7 @@ def searchlight(
         method="searchlight",
         table=pd.concat(tables, ignore_index=True)[[*COLUMNS, *EXTRA]],
         maps=maps,
-        notes=(*_sentences(problem, score, radius, size, least), *notes),
+        notes=finished((*_sentences(problem, score, radius, size, least), *notes)),
     )
 
 

@@ -17,11 +17,11 @@ from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Proble
 from neurodiff.analysis.encoding_data import (
     SubjectData,
     draw_seed,
+    finished,
     roi_masks,
-    stage_features,
-    standardised,
     subjects_of,
 )
+from neurodiff.analysis.encoding_features import stage_features, standardised
 from neurodiff.bridges.variance import banded_predictions
 from neurodiff.core.errors import UsageError
 from neurodiff.metrics.encoding_scores import (
@@ -54,7 +54,7 @@ def variance_partition(
     Parameters
     ----------
     features : None for the stages of the problem, or name -> features; see
-        `encoding_data.stage_features`.
+        `encoding_features.stage_features`.
     families : which of them, two or three; None where there are no more.
     folds, groups : as in `encoding_maps`. banded : weights of the families are chosen, else equal.
 
@@ -86,6 +86,7 @@ def variance_partition(
         parts = _labelled(gains, names)
         rows, made, per_item = _scored(problem, data, parts, before, rois)
         table = pd.DataFrame(rows)
+        _need_each_family(table, names)
         table["q"] = false_discovery(table["p"].to_numpy(float))
         tables.append(table)
         maps |= made
@@ -96,7 +97,7 @@ def variance_partition(
         table=pd.concat(tables, ignore_index=True)[[*COLUMNS, "normalised"]],
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_sentences(problem, banded), *notes),
+        notes=finished((*_sentences(problem, banded), *notes)),
     )
 
 
@@ -225,6 +226,22 @@ def _scored(
     return rows, maps, pd.concat(items)
 
 
+def _need_each_family(table: pd.DataFrame, names: list[str]) -> None:
+    """A shared part is called only where each of its families predicts alone: p is the largest.
+
+    The sign flips alone will not do: the penalties of a joint model are chosen among more, so that
+    on noise it may lose more than its families do apart, which looks like a part that they share.
+    """
+    p = table.set_index(["stage", "roi"])["p"]
+    for part in subsets(names):
+        if len(part) > 1:
+            shared = f"shared: {' + '.join(part)}"
+            for row in table.index[table["stage"] == shared]:
+                roi = table.at[row, "roi"]
+                alone = [p[(f"model: {name}", roi)] for name in part]
+                table.at[row, "p"] = max([table.at[row, "p"], *alone])
+
+
 def _resampled(
     problem: Problem,
     subject: str,
@@ -252,6 +269,7 @@ def _sentences(problem: Problem, banded: bool) -> tuple[str, ...]:
         "shared part is negative where families explain more together than the sum of each alone",
         f"p: random signs of each stimulus's contribution, (1 + b) / (1 + {problem.draws}), taken "
         "as independent between stimuli; one-sided, above zero: what is below zero is not tested, "
-        "as fitting noise alone pulls there; q: Benjamini-Hochberg over the rows of a subject",
+        "as fitting noise alone pulls there; that of a shared part is the largest of its own and "
+        "those of its families alone; q: Benjamini-Hochberg over the rows of a subject",
         "shared variance cannot be given to one family by any such analysis",
     )
