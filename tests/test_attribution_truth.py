@@ -167,10 +167,10 @@ def test_the_true_value_of_an_encoding_map_is_that_of_many_trials():
 
 @pytest.fixture(scope="module")
 def of_nulls():
-    """Method -> rows of 40 null subjects of two areas, one area each."""
+    """Method -> rows of 30 null subjects of two areas, one area each."""
     tables = {method: [] for method in METHODS}
-    for subject in null_subjects(40, areas=["LO1", "LO2"]):
-        problem = planted_problem(subject, train=30, test=40, draws=199)
+    for subject in null_subjects(30, areas=["LO1", "LO2"]):
+        problem = planted_problem(subject, train=30, test=100, draws=199)
         for method, result in zip(METHODS, run_methods(problem, METHODS, QUICK), strict=True):
             tables[method].append(result.table.assign(true=0.0))
     return {method: one_area_each(pd.concat(parts)) for method, parts in tables.items()}
@@ -179,7 +179,7 @@ def of_nulls():
 @pytest.mark.parametrize("method", METHODS)
 def test_null_subjects_are_rejected_at_the_stated_rate(of_nulls, method):
     found = calibration(of_nulls[method])
-    assert found["n"].tolist() == [40, 40, 40]
+    assert found["n"].tolist() == [30, 30, 30]
     assert found["verdict"].tolist() == ["inside"] * 3
 
 
