@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
+from sklearn.linear_model import LinearRegression
 
+from neurodiff.analysis.attribution import attribute_rois
 from neurodiff.analysis.attribution_calibration import (
     calibration,
     detection,
@@ -18,7 +20,10 @@ from neurodiff.analysis.attribution_calibration import (
     run_methods,
 )
 from neurodiff.core.errors import UsageError
+from neurodiff.core.recording import Recording
 from neurodiff.datasets.simulated.attribution_subjects import attribution_subject, null_subjects
+from neurodiff.metrics.clusters import cluster_only_rate, equal_clusters_rate
+from neurodiff.metrics.identification import feature_identification
 
 OWN = ["V8", "V3CD", "LO2", "LO3", "V7", "V6A", "PHA2", "MT", "PIT", "V4t"]  # every other one
 SHARED = ["FFC", "TE2p", "VVC", "V3A", "IPS1", "PIT", "PHA3", "MST"]
@@ -160,6 +165,41 @@ def test_the_true_value_of_an_encoding_map_is_that_of_many_trials():
     again = planted_problem(subject, train=20, test=12, repeats=2)
     with pytest.raises(UsageError, match="one trial a test stimulus"):
         encoding_truth(again)
+
+
+@pytest.mark.parametrize("clusters", [5, 10, 20])
+def test_a_region_that_tells_the_cluster_alone_scores_what_a_cluster_is_worth(clusters):
+    """1 - 1/(2K) on 2-way: others are told apart, the members of a cluster are a draw."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(clusters), 12)
+    centres = rng.standard_normal((clusters, 50))
+    truth = centres[codes] + 0.05 * rng.standard_normal((len(codes), 50))
+    names = [f"item {k}" for k in range(len(codes))]
+    responses = np.hstack([np.eye(clusters)[codes], rng.standard_normal((len(codes), 3))])
+    model = LinearRegression().fit(responses, centres[codes])  # of the cluster, nothing else
+    rois = {
+        "tells": np.arange(clusters + 3) < clusters,
+        "silent": np.arange(clusters + 3) >= clusters,
+    }
+    found = attribute_rois(
+        model,
+        Recording.from_arrays(responses, pd.DataFrame({"stimulus": names, "split": "test"})),
+        dict(zip(names, truth, strict=True)),
+        rois,
+        "two_way",
+        ["roi_only", "leave_one_out", "shapley"],
+        draws=99,
+        options={"roi_only": {"matched": 0}, "leave_one_out": {"matched": 0}},
+    )
+    expected = cluster_only_rate([str(code) for code in codes]).mean()
+    assert expected == pytest.approx(equal_clusters_rate(clusters), abs=0.01)
+    value = found.table.set_index(["method", "roi"])["value"]
+    for method in ("roi_only", "leave_one_out:mean", "shapley"):
+        assert value[method, "tells"] == pytest.approx(expected - 0.5, abs=1e-9)
+        assert value[method, "silent"] == pytest.approx(0, abs=1e-9)
+    decoded = np.round(model.predict(responses), 9)  # rows of a cluster are equal
+    within = feature_identification(decoded, truth, categories=[str(c) for c in codes])
+    assert within.mean() == pytest.approx(0.5, abs=1e-9)
 
 
 # ------------------------------------------------------------------------------ calibration
