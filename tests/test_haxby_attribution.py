@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
+from neurodiff.analysis.attribution import attribute_rois
 from neurodiff.core.recording import Recording
 from neurodiff.datasets.haxby import CATEGORIES, Haxby2001, block_means, leave_one_run_out
 
@@ -54,6 +55,7 @@ def blocks(shared_data):
     places = np.argwhere(means.space.mask) @ means.space.affine[:3, :3].T
     left = places[:, 0] + means.space.affine[0, 3] < 0
     trials = means.trials.assign(
+        split="test",  # each run is decoded by the others, so all are test trials
         category=means.trials["stimulus"],
         stimulus=[f"{s} {r}" for s, r in zip(means.trials.stimulus, means.trials.run, strict=True)],
     )
@@ -88,6 +90,35 @@ def test_the_table_by_category_is_the_stored_one(blocks):
     found = table_of(blocks)
     assert sum(found["all"].values()) == 67  # the figure that is known for this slice
     assert found == json.loads(GOLDEN.read_text())["correct of 12"]
+
+
+@pytest.mark.shared_data
+def test_attribution_by_category_is_the_stored_one(blocks):
+    """2-way score of each half alone, less chance; the blocks of a run are compared as stimuli."""
+    decoder = RunwiseRidge(blocks)
+    found = attribute_rois(
+        decoder,
+        blocks,
+        None,
+        metric="two_way",
+        methods=["roi_only", "leave_one_out:mean"],
+        draws=99,
+        options={name: {"matched": 0} for name in ("roi_only", "leave_one_out:mean")},
+    )
+    items = found["roi_only"].items
+    category = items["stimulus"].str.rsplit(" ", n=1).str[0]
+    means = items.groupby([items["roi"], category])["value"].mean()
+    stored = json.loads(GOLDEN.read_text())["2-way of one half, less chance"]
+    for roi, of in stored.items():
+        for name, value in of.items():
+            assert means[roi, name] == pytest.approx(value, abs=1e-3)
+    table = found.table.set_index(["method", "roi"])
+    assert (table["n_trials"] == 96).all()
+    for roi, other in (("left", "right"), ("right", "left")):
+        # two halves: what is left without one is the other alone
+        assert table.loc[("leave_one_out:mean", roi), "score"] == pytest.approx(
+            table.loc[("roi_only", other), "score"], abs=1e-6
+        )
 
 
 @pytest.mark.shared_data
