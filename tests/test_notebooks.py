@@ -9,6 +9,7 @@ NOTEBOOKS = (
     "02_fmri_to_image.ipynb",
     "03_brain_mr_autoencoder.ipynb",
     "04_ct_standardization.ipynb",
+    "05_roi_attribution.ipynb",
 )
 
 
