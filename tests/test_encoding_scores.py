@@ -10,6 +10,7 @@ from neurodiff.metrics.encoding_scores import (
     column_correlations,
     correlation_null,
     exchange_orders,
+    expanded_tails,
     false_discovery,
     mean_ceiling,
     normalised,
@@ -145,3 +146,11 @@ def test_bad_arrays_raise(rng):
         column_correlations(np.zeros((2, 1)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match="NaN"):
         column_correlations(np.full((3, 1), np.nan), np.zeros((3, 1)))
+
+
+def test_tails_are_wider_for_few_stimuli():
+    assert expanded_tails(0.95, 10)[0] < expanded_tails(0.95, 100)[0] < 0.025
+    low, high = expanded_tails(0.9, 20)
+    assert low + high == pytest.approx(1)
+    # by hand: t(9) is 2.262, times sqrt(10 / 9) 2.384, of which the normal tail is 0.0086
+    assert expanded_tails(0.95, 10)[0] == pytest.approx(0.0086, abs=5e-4)

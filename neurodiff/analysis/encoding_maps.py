@@ -40,6 +40,7 @@ from neurodiff.metrics.encoding_scores import (
     column_correlations,
     correlation_null,
     exchange_orders,
+    expanded_tails,
     false_discovery,
     mean_ceiling,
     normalised,
@@ -255,7 +256,7 @@ def _intervals(
     masks: np.ndarray,
     ceiling: np.ndarray,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Percentile intervals of each ROI's mean, median and normalised mean over stimuli drawn again.
+    """Intervals of each ROI's mean, median and normalised mean over stimuli drawn again.
 
     The ceiling is held: it is another measurement.
     """
@@ -276,7 +277,7 @@ def _intervals(
     out = {}
     for name, parts in found.items():
         drawn = np.concatenate(parts, axis=1)  # (rois, draws)
-        tails = [(1 - problem.confidence) / 2, (1 + problem.confidence) / 2]
+        tails = expanded_tails(problem.confidence, len(measured))
         low, high = (np.quantile(drawn, tail, axis=1) for tail in tails)  # NaN stays NaN
         out[name] = (low, high)
     return out
@@ -329,7 +330,8 @@ def _sentences(problem: Problem, subjects: list[SubjectData]) -> tuple[str, ...]
         "significant: q <= 0.05, Benjamini-Hochberg over the vertices of a subject and stage; "
         "p_max is family-wise over them; q of a ROI: Benjamini-Hochberg over ROIs and stages of a "
         "subject",
-        "intervals draw test stimuli again and hold the fit and the ceiling",
+        "intervals draw test stimuli again and hold the fit and the ceiling; tails are widened for "
+        "few stimuli (Hesterberg 2015)",
         f"normalised is r / sqrt(ceiling) where the ceiling is at least {LEAST_CEILING}; it may "
         "exceed 1, and is not available without repeats",
         "a vertex is predicted also by features that are merely correlated with what it responds "

@@ -73,7 +73,7 @@ def patterns(
     -------
     ``table``: a row a subject, stage and ROI; ``value``: root mean square of the pattern, in SD of
     the vertex for one SD of the latent. ``null_*`` and one-sided p: ridge refitted to latents of
-    permuted stimuli (same penalty); the size of a pattern is never 0, so compare it to
+    permuted stimuli, penalty included; the size of a pattern is never 0, so compare it to
     ``null_mean``. Interval: stimuli drawn again with the decoder held, reflected about the value
     (basic bootstrap), because a size grows with noise. q by FDR over the rows of a subject.
     ``maps``: ``"<subject>/<stage>/pattern"`` size at each vertex, ``".../pattern 1"``, ... the
@@ -141,9 +141,8 @@ def _scored(
     blocks: np.ndarray,
     rois: Mapping[str, np.ndarray],
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    alpha = decoder.choose(latents)
     X = decoder.centred
-    decoded = decoder.decoded(latents, alpha)
+    decoded = _fitted(decoder, latents)
     found = activation_patterns(X, decoded) * decoded.std(axis=0)  # for one SD of the latent
     masks = np.stack(list(rois.values())).astype(float)
     masks /= masks.sum(axis=1, keepdims=True)
@@ -153,9 +152,7 @@ def _scored(
     ones = np.ones((1, len(X)))
     null = np.concatenate(
         [
-            _sizes(
-                X, np.stack([decoder.decoded(latents[order], alpha) for order in part]), ones, masks
-            )
+            _sizes(X, np.stack([_fitted(decoder, latents[order]) for order in part]), ones, masks)
             for part in _batches(orders)
         ]
     )
@@ -188,6 +185,11 @@ def _scored(
     maps = {"pattern": np.sqrt(np.square(found).mean(axis=1))}
     maps |= {f"pattern {k + 1}": found[:, k] for k in range(found.shape[1])}
     return rows, maps
+
+
+def _fitted(decoder: LatentDecoder, latents: np.ndarray) -> np.ndarray:
+    """What is decoded of these latents, under the penalty that suits them."""
+    return decoder.decoded(latents, decoder.choose(latents))
 
 
 def _sizes(

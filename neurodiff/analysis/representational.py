@@ -362,8 +362,8 @@ def _sentences(problem: Problem, distance: str, comparison: str) -> tuple[str, .
         f"{min(problem.draws, _RESAMPLES)} draws of stimuli, a stimulus with itself dropped",
         f"ceiling_low and ceiling_high: {_HALVES} random halves of the repeats, Spearman-Brown; "
         "lower: another measurement of the same length, upper: a table without noise; not "
-        "available with one trial a stimulus (four are needed for crossnobis); noise that trials of "
-        "a run share counts as repeatable where the halves share runs",
+        "available with one trial a stimulus (four are needed for crossnobis); noise that the "
+        "trials of a run share counts as repeatable where the halves share runs",
         "across_low and across_high: agreement of each subject with the others' mean, and with "
         "everybody's; not available for one subject",
         "no weights are fitted: a region that carries a stage's features among many others may "
