@@ -154,7 +154,7 @@ class Attribution:
             name = one["file"]
             if Path(name).name != name:
                 raise DataError(f"{place / 'attribution.json'} names a file outside of its folder")
-            values = read_npy(place / f"{name}.npy") if one["maps"] else np.zeros((0, 0))
+            values = read_npy(place / f"{name}.npy", finite=False) if one["maps"] else np.zeros((0, 0))
             results.append(
                 MethodResult(
                     method=one["method"],
