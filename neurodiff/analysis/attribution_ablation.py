@@ -4,10 +4,11 @@
 was. Three replacements, which answer different questions:
 
     mean      each feature at its mean over the training trials: the region says nothing
-    permuted  the region's responses to another test trial (of the same run, where runs part the
-              stimuli), all its features together: it says something wrong, and as loudly as before
-    noise     Gaussian noise with the region's mean and covariance over the training trials, frames
-              and features together: as loud and as smooth, and about nothing
+    permuted  the region's responses to another test stimulus (of the same run, where runs part the
+              stimuli), all its features together and all repeats of a stimulus alike: it says
+              something wrong, and as loudly and as reliably as before
+    noise     Gaussian noise with the region's mean and covariance over the subject's training
+              trials, frames and features together: as loud and as smooth, and about nothing
 
 ``roi_only`` is the other end: the score of the decoder when every other region is at its training
 mean. Both ask the decoder that was fitted on all regions: how much it *relies* on one. A decoder
@@ -36,7 +37,9 @@ from neurodiff.analysis.attribution_statistics import (
     Scorer,
     adjusted,
     checked_metric,
+    exchange_blocks,
     exchange_words,
+    max_statistic_p,
 )
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
@@ -44,6 +47,7 @@ from neurodiff.core.seeds import item_seed, numpy_generator
 Replacement = Literal["mean", "permuted", "noise"]
 REPLACEMENTS = ("mean", "permuted", "noise")
 _MATCHED, _MATCHED_SLOW = 99, 5
+_PAIRING = "pairing null"  # of a row until the regions of a subject and stage are together
 
 
 def leave_one_out(
@@ -69,7 +73,8 @@ def leave_one_out(
     -------
     ``value``: score of the whole minus score without the region, with a bootstrap interval over
     stimuli; ``null_*`` of the matched sets; ``p`` one-sided by other pairings, ``q`` by FDR over
-    the regions of a subject and stage. Further columns: ``score_full``, ``score``, ``p_matched``.
+    the regions of a subject and stage. Further columns: ``score_full``, ``score``, ``p_matched``
+    (against the random sets) and ``p_max`` (family-wise, by the greatest region of each draw).
 
     Raises
     ------
@@ -128,9 +133,12 @@ class Conditions:
         self.trials = problem.test.trials
         known = self.data if problem.train is None else np.asarray(problem.train.array())
         self._known = known
+        self._known_trials = self.trials if problem.train is None else problem.train.trials
         self.mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.linear = {stage: linear_stage(problem.decoder, stage) for stage in stages}
         self._rows: dict[str, np.ndarray] = {}
+        self._known_rows: dict[str, np.ndarray] = {}
+        self._people: list[tuple[str, np.ndarray, list[np.ndarray], np.ndarray]] | None = None
         self._asked: dict[bytes, dict[str, np.ndarray]] = {}
         self.whole = problem.decoder.decode(self.data, self.trials)
 
@@ -157,9 +165,20 @@ class Conditions:
             return rest
         if replacement == "permuted":
             return rest + part[self._order(name)]
-        noise = np.repeat(self.mean[None], len(self.data), axis=0)
-        noise[..., mask] = self.replaced(mask, "noise", name)
-        return rest + line.of(line.read(noise) - line.read(self.mean[None]), mask)
+        return rest + self._noise_part(stage, mask, name)
+
+    def _noise_part(self, stage: str, mask: np.ndarray, name: str) -> np.ndarray:
+        """What the noise of `replaced` adds to a linear stage: the same mixture of known parts."""
+        line = self.linear[stage]
+        assert line is not None
+        if stage not in self._known_rows:
+            self._known_rows[stage] = line.read(self._known) - line.read(self.mean[None])
+        out = np.zeros((len(self.data), self.full(stage).shape[1]))
+        for rows, known, mixture in self._mixtures(name):
+            parts = line.of(self._known_rows[stage][known], mask)
+            centre = parts.mean(axis=0)
+            out[rows] = mixture @ (parts - centre) + centre
+        return out
 
     def only(self, stage: str, mask: np.ndarray) -> np.ndarray:
         line = self.linear[stage]
@@ -190,33 +209,71 @@ class Conditions:
             return self.mean[..., mask]
         if replacement == "permuted":
             return self.data[..., mask][self._order(name)]
-        known = self._known[..., mask].astype(np.float64)
-        centre = known.mean(axis=0)
-        # rows of this product have exactly the covariance of the training trials
-        draws = self._generator(name, "noise").standard_normal((len(self.data), len(known)))
-        flat = (known - centre).reshape(len(known), -1) / np.sqrt(max(len(known) - 1, 1))
-        return ((draws @ flat).reshape(len(self.data), *centre.shape) + centre).astype(np.float32)
+        out = np.empty_like(self.data[..., mask])
+        for rows, which, mixture in self._mixtures(name):
+            known = self._known[which][..., mask].astype(np.float64)
+            centre = known.mean(axis=0)
+            drawn = mixture @ (known - centre).reshape(len(known), -1)
+            out[rows] = drawn.reshape(len(rows), *centre.shape) + centre
+        return out
+
+    def _mixtures(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each subject: test rows, rows of its known trials, and weights (rows, known rows).
+
+        The product of the weights and the centred known trials has exactly their covariance. The
+        weights of a trial depend on what it is, and not on which others are in the table.
+        """
+        keys = ["subject", "stimulus", "session", "run", "repeat"]
+        again = self.trials.groupby(keys, sort=False).cumcount().to_numpy()
+        told = list(self.trials[keys].astype(str).itertuples(index=False, name=None))
+        known_of = self._known_trials["subject"].astype(str).to_numpy()
+        for subject, rows, _, _ in self._exchange():
+            own = np.flatnonzero(known_of == subject)
+            known = own if len(own) > 1 else np.arange(len(known_of))
+            weights = np.empty((len(rows), len(known)))
+            for place, row in enumerate(rows):
+                seed = item_seed(
+                    self.problem.seed,
+                    subject=subject,
+                    stimulus="\x1f".join([name, *told[row]]),
+                    sample=int(again[row]),
+                    stage="replaced, noise",
+                )
+                weights[place] = numpy_generator(seed).standard_normal(len(known))
+            yield rows, known, weights / np.sqrt(max(len(known) - 1, 1))
+
+    def _exchange(self) -> list[tuple[str, np.ndarray, list[np.ndarray], np.ndarray]]:
+        """Of each subject: its rows, the rows of each stimulus, and what may change places."""
+        if self._people is None:
+            self._people = []
+            of_people = self.trials["subject"].astype(str).to_numpy()
+            for subject in dict.fromkeys(of_people):
+                rows = np.flatnonzero(of_people == subject)
+                part = self.trials.iloc[rows].reset_index(drop=True)
+                ids, of = np.unique(part["stimulus"].astype(str).to_numpy(), return_inverse=True)
+                blocks = exchange_blocks(part, ids, of)
+                labels = np.full(len(ids), "") if blocks is None else blocks.astype(str)
+                members = [rows[of == k] for k in range(len(ids))]
+                self._people.append((subject, rows, members, labels))
+        return self._people
 
     def _order(self, name: str) -> np.ndarray:
-        """Rows of other trials, of another stimulus each, within a run where runs part stimuli."""
-        generator = self._generator(name, "permuted")
-        table, order = self.trials, np.arange(len(self.trials))
-        blocks = table["subject"].astype(str)
-        if not table.groupby("stimulus")[["session", "run"]].nunique().gt(1).any(axis=None):
-            runs = (
-                blocks + "\x1f" + table["session"].astype(str) + "\x1f" + table["run"].astype(str)
-            )
-            if runs.groupby(runs).size().min() >= 5:
-                blocks = runs
-        for rows in pd.Series(order).groupby(blocks.to_numpy()).indices.values():
-            mixed = generator.permutation(rows)
-            order[mixed] = np.roll(mixed, 1)  # one cycle: no trial keeps its own
+        """Rows of another stimulus for each trial, within a run where runs part the stimuli."""
+        order = np.arange(len(self.trials))
+        for subject, _, members, labels in self._exchange():
+            for label in np.unique(labels):
+                seed = item_seed(
+                    self.problem.seed,
+                    subject=subject,
+                    stimulus=f"{name}\x1f{label}",
+                    stage="replaced, permuted",
+                )
+                mixed = numpy_generator(seed).permutation(np.flatnonzero(labels == label))
+                # one cycle: no stimulus keeps its own; its repeats take those of one other
+                for taker, giver in zip(mixed, np.roll(mixed, 1), strict=True):
+                    rows, given = members[taker], members[giver]
+                    order[rows] = given[np.arange(len(rows)) % len(given)]
         return order
-
-    def _generator(self, name: str, what: str) -> np.random.Generator:
-        return numpy_generator(
-            item_seed(self.problem.seed, subject="", stimulus=name, stage=f"replaced, {what}")
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +385,7 @@ def row_of(
         "method": method, "subject": view.subject, "stage": view.stage, "roi": roi,
         "metric": view.scorer.metric, "value": float(values.mean()), "low": float(low),
         "high": float(high), "n_trials": len(view.rows), "n_features": int(of.sum()),
-        "unit": view.scorer.metric, "p": p,
+        "unit": view.scorer.metric, "p": p, _PAIRING: pairing,
     }  # fmt: skip
     given = pairing if null is None or not len(null) else null
     tail = 50 * (1 - problem.confidence)
@@ -357,11 +414,15 @@ def finished(
     items: list[pd.DataFrame],
     notes: tuple[str, ...],
 ) -> MethodResult:
-    """Table with q, maps that paint each region with its value."""
+    """Table with q and p_max (`max_statistic_p`), maps that paint each region with its value."""
     table = pd.DataFrame(rows)
     table["q"] = np.nan
+    table["p_max"] = np.nan
     for _, part in table.groupby(["subject", "stage"], sort=False):
         table.loc[part.index, "q"] = adjusted(part["p"].to_numpy())
+        nulls = np.stack(list(part[_PAIRING]))
+        table.loc[part.index, "p_max"] = max_statistic_p(part["value"].to_numpy(float), nulls)
+    table = table.drop(columns=_PAIRING)
     table = table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]]
     maps = {}
     for (subject, stage), part in table.groupby(["subject", "stage"], sort=False):
@@ -429,9 +490,10 @@ def _words(
     first = views[0]
     notes = [
         f"{len(first.rows)} trials of {len(first.scorer.ids)} stimuli a subject; intervals: "
-        f"bootstrap over stimuli, {problem.draws} draws, the decoder held.",
+        f"bootstrap over stimuli (expanded percentiles), {problem.draws} draws, the decoder held.",
         f"p: one-sided, {exchange_words(first.scorer.blocks)}, {problem.draws} draws; q: "
-        "Benjamini-Hochberg over the regions of a subject and stage.",
+        "Benjamini-Hochberg over the regions of a subject and stage; p_max: against the greatest "
+        "of these regions in each draw.",
     ]
     if any(counts.values()):
         kind = "patches grown on the recording's neighbourhood" if graph is not None else (
