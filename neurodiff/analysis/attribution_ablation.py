@@ -37,6 +37,7 @@ from neurodiff.analysis.attribution_conditions import (
 )
 from neurodiff.analysis.attribution_matched import matched_sets, neighbours_of
 from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Problem
+from neurodiff.analysis.attribution_refit import Refits
 from neurodiff.analysis.attribution_statistics import (
     Resampling,
     Scorer,
@@ -45,7 +46,7 @@ from neurodiff.analysis.attribution_statistics import (
     exchange_words,
     max_statistic_p,
 )
-from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.errors import UsageError
 
 _MATCHED, _MATCHED_SLOW = 99, 5
 _PAIRING = "pairing null"  # of a row until the regions of a subject and stage are together
@@ -66,8 +67,8 @@ def leave_one_out(
     replacement : "mean", "permuted" or "noise", see the module.
     matched : random sets a region; None: 99 where the stage is linear, else 5.
     stages : of the decoder; None is all.
-    refit : instead of replacing, compare a ridge (`MultiTargetRidge`, penalty by leaving out one
-        stimulus at a time) from all features with one from the other features: what others can
+    refit : instead of replacing, compare a ridge (`attribution_refit`, penalty by leaving out
+        one stimulus at a time) from all features with one from the other features: what others can
         make up for is then no loss. Random sets are fitted too, so none unless asked for.
 
     Returns
@@ -104,7 +105,7 @@ def roi_only(
     Parameters
     ----------
     matched, stages : as `leave_one_out`.
-    refit : fit a ridge (`MultiTargetRidge`, penalty by leave-one-stimulus-out) from the region's
+    refit : fit a ridge (`attribution_refit`, penalty by leave-one-stimulus-out) from the region's
         training responses to the truth of the training stimuli, instead of asking the decoder with
         every other region at its mean. Random sets are fitted too, so none unless asked for.
 
@@ -285,27 +286,15 @@ def finished(
 def _refitted(
     problem: Problem, method: str, is_loss: bool, matched: int, stages: tuple[str, ...] | None
 ) -> MethodResult:
-    from neurodiff.bridges.ridge import MultiTargetRidge
-
     if problem.train is None:
         raise UsageError("refit fits on the training trials; give train=")
     chosen = chosen_stages(problem, stages)
-    table = problem.train.trials
-    targets = problem.decoder.truth(list(table["stimulus"].astype(str)))
-    seen, asked = _means(problem.train.array()), _means(problem.test.array())
     views, graph = list(views_of(problem, chosen)), neighbours_of(problem.test.space)
-    people = table["subject"].astype(str).to_numpy()
-    groups = table["stimulus"].astype(str).to_numpy()
+    fits = Refits(problem)
     rows, items = [], []
 
     def matrix(view: Views, mask: np.ndarray) -> np.ndarray:
-        own = people == view.subject
-        if not own.any():
-            raise DataError(f"there are no training trials of {view.subject} to fit a region on")
-        model = MultiTargetRidge().fit(
-            seen[own][:, mask], rows_of_stage(targets[view.stage])[own], groups[own]
-        )
-        return view.scorer.matrix(model.predict(asked[view.rows][:, mask]))
+        return view.scorer.matrix(fits.predicted(view, mask))
 
     everything = np.ones(problem.test.n_features, bool)
     whole = {id(v): matrix(v, everything) for v in views} if is_loss else {}
@@ -370,9 +359,3 @@ def _words(
             "in both."
         )
     return tuple(notes)
-
-
-def _means(data: np.ndarray) -> np.ndarray:
-    """Over the frames; (n, features)."""
-    data = np.asarray(data, np.float64)
-    return data.mean(axis=tuple(range(1, data.ndim - 1))) if data.ndim > 2 else data
