@@ -288,7 +288,7 @@ def _factored_stage(
     if bridge.standardise == "test":
         return None
     known = bridge.statistics_
-    targets, features = len(known.std), bridge.n_features_in_
+    targets, features = len(known.mean), bridge.n_features_in_
     scale = np.ones(targets)
     if bridge.standardise == "loo":
         spread = np.where(known.std == 0, 1.0, known.loo_std)
