@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from neurodiff.analysis.attribution import make_problem, run_method
-from neurodiff.analysis.attribution_ablation import Conditions
+from neurodiff.analysis.attribution_conditions import Conditions
 from neurodiff.datasets.simulated.study import StudySettings, make_study
 from neurodiff.pipelines.mind3d import MinD3D
 

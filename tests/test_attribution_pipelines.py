@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neurodiff.analysis.attribution import attribute_rois, make_problem, run_method
-from neurodiff.analysis.attribution_ablation import Conditions
+from neurodiff.analysis.attribution_conditions import Conditions
 from neurodiff.analysis.attribution_decoders import decoder_for
 from neurodiff.core.errors import UsageError
 from neurodiff.datasets.simulated.scene_subject import (

@@ -29,7 +29,7 @@ from __future__ import annotations
 import html
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,25 +148,14 @@ class Attribution:
             raise DataError(
                 f"{place / 'attribution.json'} is no {FORMAT}; run the attribution again"
             )
-        text = {"subject": str, "roi": str, "stage": str, "stimulus": str}
-        results = []
-        for one in index["results"]:
-            name = one["file"]
-            if Path(name).name != name:
-                raise DataError(f"{place / 'attribution.json'} names a file outside of its folder")
-            values = read_npy(place / f"{name}.npy", finite=False) if one["maps"] else np.zeros((0, 0))
-            results.append(
-                MethodResult(
-                    method=one["method"],
-                    table=read_csv(place / f"{name}.csv", dtype=text),
-                    maps=dict(zip(one["maps"], values, strict=True)),
-                    items=read_csv(place / f"{name}-items.csv", dtype=text)
-                    if one["items"]
-                    else None,
-                    notes=tuple(one["notes"]),
-                )
-            )
-        return cls(results=tuple(results), facts=index["facts"], notes=tuple(index["notes"]))
+        try:
+            results = tuple(_opened(place, one) for one in index["results"])
+            return cls(results=results, facts=dict(index["facts"]), notes=tuple(index["notes"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{place / 'attribution.json'} lacks what it should hold ({error}); run the "
+                "attribution again"
+            ) from None
 
     def __repr__(self) -> str:
         names = ", ".join(r.method for r in self.results)
@@ -174,11 +163,35 @@ class Attribution:
 
     def _repr_html_(self) -> str:
         shown = self.table[["method", "subject", "stage", "roi", "value", "low", "high", "p", "q"]]
+        shown_first = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         notes = "".join(
             f"<li><b>{html.escape(r.method)}</b>: {html.escape(' '.join(r.notes))}</li>"
             for r in self.results
         )
-        return f"{shown.to_html(index=False, float_format='{:.3g}'.format)}<ul>{notes}</ul>"
+        table = shown.to_html(index=False, float_format="{:.3g}".format)
+        return f"{shown_first}{table}<ul>{notes}</ul>"
+
+
+def _opened(place: Path, one: Mapping[str, Any]) -> MethodResult:
+    """One result of a folder by its line in attribution.json."""
+    text = {"subject": str, "roi": str, "stage": str, "stimulus": str}
+    name, maps = str(one["file"]), list(one["maps"])
+    if Path(name).name != name:
+        raise DataError(f"{place / 'attribution.json'} names a file outside of its folder")
+    values = read_npy(place / f"{name}.npy", finite=False) if maps else np.zeros((0, 0))
+    if len(values) != len(maps):
+        raise DataError(
+            f"{place / name}.npy holds {len(values)} maps and attribution.json names {len(maps)}; "
+            "run the attribution again"
+        )
+    items = read_csv(place / f"{name}-items.csv", dtype=text) if one["items"] else None
+    return MethodResult(
+        method=str(one["method"]),
+        table=read_csv(place / f"{name}.csv", dtype=text),
+        maps=dict(zip(maps, values, strict=True)),
+        items=items,
+        notes=tuple(one["notes"]),
+    )
 
 
 def attribute_rois(
@@ -209,13 +222,22 @@ def attribute_rois(
     UsageError : no such method, metric or region; under 10 test stimuli; overlap in Shapley.
     DataError : a region without features, a stimulus without features, NaN.
     """
-    problem = make_problem(pipe, recording, stimuli, rois, metric, **_of_problem(settings))
+    if isinstance(methods, str):
+        methods = (methods,)
     options = dict(settings.get("options") or {})
     stages = settings.get("stages")
+    for name in methods:  # before the first of them takes its minutes
+        _callable_of(name)
+    if strange := [name for name in options if name not in methods]:
+        raise UsageError(
+            f"options are given for {strange[0]!r}, which is not run; methods are "
+            f"{', '.join(methods)}.{suggest(strange[0], methods)}"
+        )
+    problem = make_problem(pipe, recording, stimuli, rois, metric, **_of_problem(settings))
     results = [
         run_method(problem, name, stages=stages, **options.get(name, {})) for name in methods
     ]
-    return Attribution(results=tuple(results), facts=facts_of(problem))
+    return Attribution(results=tuple(results), facts=facts_of(problem), notes=warnings_of(problem))
 
 
 def make_problem(
@@ -258,23 +280,57 @@ def run_method(problem: Problem, method: str, **options: Any) -> MethodResult:
     ------
     UsageError : no such method or variant.
     """
+    call, variant = _callable_of(method)
+    known = inspect.signature(call).parameters
+    given = {k: v for k, v in options.items() if v is not None} | variant
+    if "stages" in given and "stages" not in known:
+        del given["stages"]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if not open_ended and (strange := [k for k in given if k not in known]):
+        there = list(known)[1:]
+        raise UsageError(
+            f"{method} has no option {strange[0]!r}; there are {', '.join(there) or 'none'}."
+            f"{suggest(strange[0], there)}"
+        )
+    return call(problem, **given)
+
+
+def _callable_of(method: str) -> tuple[Callable[..., MethodResult], dict[str, Any]]:
+    """The function of a method, and the options that its variant stands for."""
     name, _, variant = method.partition(":")
     if name not in METHODS:
         raise UsageError(
             f"there is no method {name!r}; there are {', '.join(METHODS)}.{suggest(name, METHODS)}"
         )
-    given = {k: v for k, v in options.items() if v is not None}
-    if variant:
-        known = VARIANTS.get(name, {})
-        if variant not in known:
-            there = ", ".join(known) or "none"
-            raise UsageError(f"{name} has no variant {variant!r}; there are: {there}")
-        given |= known[variant]
+    known = VARIANTS.get(name, {})
+    if variant and variant not in known:
+        there = ", ".join(known) or "none"
+        raise UsageError(f"{name} has no variant {variant!r}; there are: {there}")
     module, _, function = METHODS[name].partition(":")
     call = getattr(importlib.import_module(module), function)
-    if "stages" in given and "stages" not in inspect.signature(call).parameters:
-        del given["stages"]
-    return call(problem, **given)
+    return call, dict(known[variant]) if variant else {}
+
+
+def warnings_of(problem: Problem) -> tuple[str, ...]:
+    """Sentences on what makes every number of a problem doubtful; empty where all is well."""
+    found = []
+    test, train = problem.test.trials, problem.train
+    marked = set(test["split"].astype(str))
+    if marked == {"train"}:
+        found.append(
+            "No trial is marked as test: if the pipeline was fitted on these trials, every score "
+            "and every region's share is too high."
+        )
+    if train is not None:
+        seen = set(train.trials["stimulus"].astype(str)) & set(test["stimulus"].astype(str))
+        if seen:
+            found.append(
+                f"{len(seen)} test stimuli were shown in training too (first: {sorted(seen)[0]}): "
+                "what a region tells of them may be memory of the fit."
+            )
+    if len(problem.rois) == 1:
+        found.append("There is one region: q and p_max correct for nothing.")
+    return tuple(found)
 
 
 def facts_of(problem: Problem) -> dict[str, Any]:

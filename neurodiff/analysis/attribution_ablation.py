@@ -4,10 +4,11 @@
 was. Three replacements, which answer different questions:
 
     mean      each feature at its mean over the training trials: the region says nothing
-    permuted  the region's responses to another test trial (of the same run, where runs part the
-              stimuli), all its features together: it says something wrong, and as loudly as before
-    noise     Gaussian noise with the region's mean and covariance over the training trials, frames
-              and features together: as loud and as smooth, and about nothing
+    permuted  the region's responses to another test stimulus (of the same run, where runs part the
+              stimuli), all its features together and all repeats of a stimulus alike: it says
+              something wrong, and as loudly and as reliably as before
+    noise     Gaussian noise with the region's mean and covariance over the subject's training
+              trials, frames and features together: as loud and as smooth, and about nothing
 
 ``roi_only`` is the other end: the score of the decoder when every other region is at its training
 mean. Both ask the decoder that was fitted on all regions: how much it *relies* on one. A decoder
@@ -23,27 +24,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.attribution_decoders import linear_stage
+from neurodiff.analysis.attribution_conditions import (
+    REPLACEMENTS,
+    Conditions,
+    Replacement,
+    rows_of_stage,
+)
 from neurodiff.analysis.attribution_matched import matched_sets, neighbours_of
 from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Problem
+from neurodiff.analysis.attribution_refit import Refits
 from neurodiff.analysis.attribution_statistics import (
     Resampling,
     Scorer,
     adjusted,
     checked_metric,
     exchange_words,
+    max_statistic_p,
 )
-from neurodiff.core.errors import DataError, UsageError
-from neurodiff.core.seeds import item_seed, numpy_generator
+from neurodiff.core.errors import UsageError
 
-Replacement = Literal["mean", "permuted", "noise"]
-REPLACEMENTS = ("mean", "permuted", "noise")
 _MATCHED, _MATCHED_SLOW = 99, 5
+_PAIRING = "pairing null"  # of a row until the regions of a subject and stage are together
 
 
 def leave_one_out(
@@ -61,15 +67,16 @@ def leave_one_out(
     replacement : "mean", "permuted" or "noise", see the module.
     matched : random sets a region; None: 99 where the stage is linear, else 5.
     stages : of the decoder; None is all.
-    refit : instead of replacing, compare a ridge (`MultiTargetRidge`, penalty by leaving out one
-        stimulus at a time) from all features with one from the other features: what others can
+    refit : instead of replacing, compare a ridge (`attribution_refit`, penalty by leaving out
+        one stimulus at a time) from all features with one from the other features: what others can
         make up for is then no loss. Random sets are fitted too, so none unless asked for.
 
     Returns
     -------
     ``value``: score of the whole minus score without the region, with a bootstrap interval over
     stimuli; ``null_*`` of the matched sets; ``p`` one-sided by other pairings, ``q`` by FDR over
-    the regions of a subject and stage. Further columns: ``score_full``, ``score``, ``p_matched``.
+    the regions of a subject and stage. Further columns: ``score_full``, ``score``, ``p_matched``
+    (against the random sets) and ``p_max`` (family-wise, by the greatest region of each draw).
 
     Raises
     ------
@@ -98,7 +105,7 @@ def roi_only(
     Parameters
     ----------
     matched, stages : as `leave_one_out`.
-    refit : fit a ridge (`MultiTargetRidge`, penalty by leave-one-stimulus-out) from the region's
+    refit : fit a ridge (`attribution_refit`, penalty by leave-one-stimulus-out) from the region's
         training responses to the truth of the training stimuli, instead of asking the decoder with
         every other region at its mean. Random sets are fitted too, so none unless asked for.
 
@@ -113,110 +120,6 @@ def roi_only(
         return conditions.only(stage, mask)
 
     return _ablated(problem, "roi_only", values, False, matched, stages)
-
-
-class Conditions:
-    """What the decoder says of a problem's trials when features are replaced.
-
-    Parts of linear stages are computed once a region and added up; other stages are asked anew, and
-    one answer serves all of them.
-    """
-
-    def __init__(self, problem: Problem, stages: tuple[str, ...]) -> None:
-        self.problem, self.stages = problem, stages
-        self.data = np.asarray(problem.test.array())
-        self.trials = problem.test.trials
-        known = self.data if problem.train is None else np.asarray(problem.train.array())
-        self._known = known
-        self.mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.linear = {stage: linear_stage(problem.decoder, stage) for stage in stages}
-        self._rows: dict[str, np.ndarray] = {}
-        self._asked: dict[bytes, dict[str, np.ndarray]] = {}
-        self.whole = problem.decoder.decode(self.data, self.trials)
-
-    def full(self, stage: str) -> np.ndarray:
-        return _rows(self.whole[stage])
-
-    def part(self, stage: str, mask: np.ndarray) -> np.ndarray:
-        """What the features of ``mask`` add to a linear stage, over their training means."""
-        line = self.linear[stage]
-        assert line is not None
-        if stage not in self._rows:
-            self._rows[stage] = line.read(self.data) - line.read(self.mean[None])
-        return line.of(self._rows[stage], mask)
-
-    def without(self, stage: str, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
-        line = self.linear[stage]
-        if line is None:
-            data = self.data.copy()
-            data[..., mask] = self.replaced(mask, replacement, name)
-            return self._ask(data, stage)
-        part = self.part(stage, mask)
-        rest = self.full(stage) - part
-        if replacement == "mean":
-            return rest
-        if replacement == "permuted":
-            return rest + part[self._order(name)]
-        noise = np.repeat(self.mean[None], len(self.data), axis=0)
-        noise[..., mask] = self.replaced(mask, "noise", name)
-        return rest + line.of(line.read(noise) - line.read(self.mean[None]), mask)
-
-    def only(self, stage: str, mask: np.ndarray) -> np.ndarray:
-        line = self.linear[stage]
-        if line is not None:
-            return self.base(stage) + self.part(stage, mask)
-        data = np.repeat(self.mean[None], len(self.data), axis=0)
-        data[..., mask] = self.data[..., mask]
-        return self._ask(data, stage)
-
-    def base(self, stage: str) -> np.ndarray:
-        """What a stage says when every feature is at its training mean; (n, d)."""
-        line = self.linear[stage]
-        if line is not None:
-            everything = np.ones(self.data.shape[-1], bool)
-            return self.full(stage) - self.part(stage, everything)
-        return self._ask(np.repeat(self.mean[None], len(self.data), axis=0), stage)
-
-    def _ask(self, data: np.ndarray, stage: str) -> np.ndarray:
-        key = _digest(data)
-        if key not in self._asked:
-            self._asked.clear()  # the stages of one condition are asked one after another
-            self._asked[key] = self.problem.decoder.decode(data, self.trials)
-        return _rows(self._asked[key][stage])
-
-    def replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
-        """What stands in for the responses of ``mask``; (n, *frames, features of the mask)."""
-        if replacement == "mean":
-            return self.mean[..., mask]
-        if replacement == "permuted":
-            return self.data[..., mask][self._order(name)]
-        known = self._known[..., mask].astype(np.float64)
-        centre = known.mean(axis=0)
-        # rows of this product have exactly the covariance of the training trials
-        draws = self._generator(name, "noise").standard_normal((len(self.data), len(known)))
-        flat = (known - centre).reshape(len(known), -1) / np.sqrt(max(len(known) - 1, 1))
-        return ((draws @ flat).reshape(len(self.data), *centre.shape) + centre).astype(np.float32)
-
-    def _order(self, name: str) -> np.ndarray:
-        """Rows of other trials, of another stimulus each, within a run where runs part stimuli."""
-        generator = self._generator(name, "permuted")
-        table, order = self.trials, np.arange(len(self.trials))
-        blocks = table["subject"].astype(str)
-        if not table.groupby("stimulus")[["session", "run"]].nunique().gt(1).any(axis=None):
-            runs = (
-                blocks + "\x1f" + table["session"].astype(str) + "\x1f" + table["run"].astype(str)
-            )
-            if runs.groupby(runs).size().min() >= 5:
-                blocks = runs
-        for rows in pd.Series(order).groupby(blocks.to_numpy()).indices.values():
-            mixed = generator.permutation(rows)
-            order[mixed] = np.roll(mixed, 1)  # one cycle: no trial keeps its own
-        return order
-
-    def _generator(self, name: str, what: str) -> np.random.Generator:
-        return numpy_generator(
-            item_seed(self.problem.seed, subject="", stimulus=name, stage=f"replaced, {what}")
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +148,7 @@ def views_of(problem: Problem, stages: tuple[str, ...]) -> Iterator[Views]:
             shown, subject, draws=problem.draws, seed=problem.seed, confidence=problem.confidence
         )
         for stage in stages:
-            truth = _rows(problem.truth[stage])[rows]
+            truth = rows_of_stage(problem.truth[stage])[rows]
             metric = checked_metric(problem.metric, truth.shape[1])
             yield Views(subject, stage, rows, Scorer(truth, trials, metric), resampling)
 
@@ -328,7 +231,7 @@ def row_of(
         "method": method, "subject": view.subject, "stage": view.stage, "roi": roi,
         "metric": view.scorer.metric, "value": float(values.mean()), "low": float(low),
         "high": float(high), "n_trials": len(view.rows), "n_features": int(of.sum()),
-        "unit": view.scorer.metric, "p": p,
+        "unit": view.scorer.metric, "p": p, _PAIRING: pairing,
     }  # fmt: skip
     given = pairing if null is None or not len(null) else null
     tail = 50 * (1 - problem.confidence)
@@ -357,11 +260,15 @@ def finished(
     items: list[pd.DataFrame],
     notes: tuple[str, ...],
 ) -> MethodResult:
-    """Table with q, maps that paint each region with its value."""
+    """Table with q and p_max (`max_statistic_p`), maps that paint each region with its value."""
     table = pd.DataFrame(rows)
     table["q"] = np.nan
+    table["p_max"] = np.nan
     for _, part in table.groupby(["subject", "stage"], sort=False):
         table.loc[part.index, "q"] = adjusted(part["p"].to_numpy())
+        nulls = np.stack(list(part[_PAIRING]))
+        table.loc[part.index, "p_max"] = max_statistic_p(part["value"].to_numpy(float), nulls)
+    table = table.drop(columns=_PAIRING)
     table = table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]]
     maps = {}
     for (subject, stage), part in table.groupby(["subject", "stage"], sort=False):
@@ -379,27 +286,15 @@ def finished(
 def _refitted(
     problem: Problem, method: str, is_loss: bool, matched: int, stages: tuple[str, ...] | None
 ) -> MethodResult:
-    from neurodiff.bridges.ridge import MultiTargetRidge
-
     if problem.train is None:
         raise UsageError("refit fits on the training trials; give train=")
     chosen = chosen_stages(problem, stages)
-    table = problem.train.trials
-    targets = problem.decoder.truth(list(table["stimulus"].astype(str)))
-    seen, asked = _means(problem.train.array()), _means(problem.test.array())
     views, graph = list(views_of(problem, chosen)), neighbours_of(problem.test.space)
-    people = table["subject"].astype(str).to_numpy()
-    groups = table["stimulus"].astype(str).to_numpy()
+    fits = Refits(problem)
     rows, items = [], []
 
     def matrix(view: Views, mask: np.ndarray) -> np.ndarray:
-        own = people == view.subject
-        if not own.any():
-            raise DataError(f"there are no training trials of {view.subject} to fit a region on")
-        model = MultiTargetRidge().fit(
-            seen[own][:, mask], _rows(targets[view.stage])[own], groups[own]
-        )
-        return view.scorer.matrix(model.predict(asked[view.rows][:, mask]))
+        return view.scorer.matrix(fits.predicted(view, mask))
 
     everything = np.ones(problem.test.n_features, bool)
     whole = {id(v): matrix(v, everything) for v in views} if is_loss else {}
@@ -429,9 +324,10 @@ def _words(
     first = views[0]
     notes = [
         f"{len(first.rows)} trials of {len(first.scorer.ids)} stimuli a subject; intervals: "
-        f"bootstrap over stimuli, {problem.draws} draws, the decoder held.",
+        f"bootstrap over stimuli (expanded percentiles), {problem.draws} draws, the decoder held.",
         f"p: one-sided, {exchange_words(first.scorer.blocks)}, {problem.draws} draws; q: "
-        "Benjamini-Hochberg over the regions of a subject and stage.",
+        "Benjamini-Hochberg over the regions of a subject and stage; p_max: against the greatest "
+        "of these regions in each draw.",
     ]
     if any(counts.values()):
         kind = "patches grown on the recording's neighbourhood" if graph is not None else (
@@ -463,19 +359,3 @@ def _words(
             "in both."
         )
     return tuple(notes)
-
-
-def _means(data: np.ndarray) -> np.ndarray:
-    """Over the frames; (n, features)."""
-    data = np.asarray(data, np.float64)
-    return data.mean(axis=tuple(range(1, data.ndim - 1))) if data.ndim > 2 else data
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, np.float64).reshape(len(values), -1)
-
-
-def _digest(data: np.ndarray) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(np.ascontiguousarray(data).data).digest()

@@ -19,6 +19,7 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import Recording
+from neurodiff.core.seeds import numpy_generator
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.geometry.bank import ShapeBank, grey_views
 
@@ -74,11 +75,30 @@ class RidgeDecoder:
                 f"{type(model).__name__} has no predict; give a fitted pipeline or regression"
             )
         if isinstance(features, pd.DataFrame):
-            features = {str(k): row.to_numpy(float) for k, row in features.iterrows()}
-        self.model, self.features, self.name, self.stages = model, features, name, (stage,)
+            features = {k: row.to_numpy(float) for k, row in features.iterrows()}
+        if not isinstance(features, Mapping):
+            raise UsageError(
+                f"the stimuli are {type(features).__name__}; a regression does not know how their "
+                "features are made: give name of a stimulus -> (d,), or a table with the names as "
+                "index"
+            )
+        self.model, self.name, self.stages = model, name, (stage,)
+        self.features = {str(k): np.ravel(v) for k, v in features.items()}
 
     def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
-        return {self.stages[0]: np.asarray(self.model.predict(flat(data))).reshape(len(data), -1)}
+        width = getattr(self.model, "n_features_in_", data.shape[-1])
+        if data.shape[-1] != width:
+            raise DataError(
+                f"the recording has {data.shape[-1]} features and the regression was fitted on "
+                f"{width}; give the same features, in the same order"
+            )
+        found = np.asarray(self.model.predict(flat(data)))
+        if found.dtype.kind not in "fiu":
+            raise UsageError(
+                f"{type(self.model).__name__} predicts labels; attribution scores features: give a "
+                "regression, or a decoder that gives probabilities"
+            )
+        return {self.stages[0]: found.reshape(len(data), -1)}
 
     def truth(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         missing = sorted({str(i) for i in ids} - set(self.features))
@@ -87,15 +107,36 @@ class RidgeDecoder:
                 f"{len(missing)} stimuli have no features, first {missing[0]!r}; give those of "
                 "every test stimulus"
             )
-        return {self.stages[0]: np.stack([np.ravel(self.features[str(i)]) for i in ids])}
+        rows = [self.features[str(i)] for i in ids]
+        widths = sorted({len(row) for row in rows})
+        if len(widths) > 1:
+            raise DataError(
+                f"stimuli have {widths[0]} and {widths[-1]} features; give as many for each"
+            )
+        return {self.stages[0]: np.stack(rows)}
 
     def linear(self, stage: str) -> LinearStage | None:
+        if all(hasattr(self.model, n) for n in ("factor_", "statistics_", "patterns")):
+            return _factored_stage(self.model, flat, self.model.predict)
         coef = getattr(self.model, "coef_", None)
         if coef is None or getattr(self.model, "intercept_", None) is None:
             return None
         weights = np.atleast_2d(np.asarray(coef, np.float64)).T
         constant = np.broadcast_to(np.asarray(self.model.intercept_, float), weights.shape[1:])
+        if not self._is_affine(weights):
+            return None
         return LinearStage(flat, lambda rows: rows @ weights, constant, weights)
+
+    def _is_affine(self, weights: np.ndarray) -> bool:
+        """Whether predict is its coefficients' product: not so for a link or a class."""
+        rows = numpy_generator(0).standard_normal((4, len(weights)))
+        rows[0] = 0.0
+        found = np.asarray(self.model.predict(rows))
+        if found.dtype.kind not in "fiu" or found.size != 4 * weights.shape[1]:
+            return False
+        added = found.reshape(4, -1) - found.reshape(4, -1)[:1]
+        asked = rows @ weights
+        return bool(np.allclose(added, asked, rtol=1e-3, atol=1e-4 * float(np.abs(asked).max())))
 
 
 class BrainDiffuserDecoder:
@@ -135,23 +176,7 @@ class BrainDiffuserDecoder:
 
     def linear(self, stage: str) -> LinearStage | None:
         bridge = self.pipe.heads[stage]
-        if bridge.standardise == "test":
-            return None
-        known = bridge.statistics_
-        scale = np.ones(len(known.std))
-        if bridge.standardise == "loo":
-            spread = np.where(known.std == 0, 1.0, known.loo_std)
-            scale = np.where(known.std == 0, 1.0, known.std / spread)
-        targets, features = len(known.std), len(self.pipe.input.mean)
-
-        def part(rows: np.ndarray) -> np.ndarray:
-            return bridge.patterns(rows)[0].reshape(len(rows), -1) * scale
-
-        weights = None
-        if targets * features * 8 <= _MOST_WEIGHTS:
-            weights = bridge.weights(0, targets)[0].T * scale
-        constant = self.decode(self.pipe.input.mean[None], pd.DataFrame(index=[0]))[stage][0]
-        return LinearStage(self._read, part, constant, weights)
+        return _factored_stage(bridge, self._read, bridge.predict)
 
     def _read(self, data: np.ndarray) -> np.ndarray:
         return (flat(data) - self.pipe.input.mean) / self.pipe.input.std
@@ -252,6 +277,31 @@ class MinD3DDecoder:
             return np.asarray(brain.standardised(data).mean(axis=1), np.float64)
 
         return LinearStage(read, lambda rows: rows @ weights, ridge.intercept_, weights)
+
+
+def _factored_stage(
+    bridge: Any,
+    read: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], np.ndarray],
+) -> LinearStage | None:
+    """Of a `FactoredRidge`; None where it re-standardises by the test trials."""
+    if bridge.standardise == "test":
+        return None
+    known = bridge.statistics_
+    targets, features = len(known.mean), bridge.n_features_in_
+    scale = np.ones(targets)
+    if bridge.standardise == "loo":
+        spread = np.where(known.std == 0, 1.0, known.loo_std)
+        scale = np.where(known.std == 0, 1.0, known.std / spread)
+
+    def part(rows: np.ndarray) -> np.ndarray:
+        return bridge.patterns(rows)[0].reshape(len(rows), -1) * scale
+
+    weights = None
+    if targets * features * 8 <= _MOST_WEIGHTS:
+        weights = bridge.weights(0, targets)[0].T * scale
+    constant = predict(np.zeros((1, features))).reshape(-1)
+    return LinearStage(read, part, constant, weights)
 
 
 def decoder_for(

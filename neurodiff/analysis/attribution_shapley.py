@@ -23,7 +23,6 @@ from math import comb
 import numpy as np
 
 from neurodiff.analysis.attribution_ablation import (
-    Conditions,
     Views,
     chosen_stages,
     finished,
@@ -31,6 +30,7 @@ from neurodiff.analysis.attribution_ablation import (
     row_of,
     views_of,
 )
+from neurodiff.analysis.attribution_conditions import Conditions
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_statistics import exchange_words
 from neurodiff.core.errors import UsageError

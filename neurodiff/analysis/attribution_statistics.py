@@ -108,7 +108,7 @@ class Scorer:
 
     def matrix(self, predicted: np.ndarray) -> np.ndarray:
         """(stimuli, stimuli): score of each prediction, were each stimulus its truth."""
-        x = np.asarray(predicted, np.float64).reshape(len(predicted), -1)[:, self._kept] / self._sd
+        x = self._checked(predicted)[:, self._kept] / self._sd
         x = x - x.mean(axis=0)
         if self.metric == "feature_r":
             means = self._by_stimulus(x)
@@ -123,6 +123,21 @@ class Scorer:
 
             similar = (rankdata(np.round(similar, 12), axis=1) - 1) / (similar.shape[1] - 1)
         return self._by_stimulus(similar)
+
+    def _checked(self, predicted: np.ndarray) -> np.ndarray:
+        x = np.asarray(predicted, np.float64).reshape(len(predicted), -1)
+        if x.shape != (len(self.of), len(self._kept)):
+            raise DataError(
+                f"the decoder gives {x.shape[1]} features for {x.shape[0]} trials and the truth "
+                f"has {len(self._kept)} for {len(self.of)}; give the features it was fitted to"
+            )
+        if not np.isfinite(x).all():
+            row = int(np.argwhere(~np.isfinite(x))[0][0])
+            raise DataError(
+                f"the decoder gives NaN or infinity, first in trial {row} of this subject; "
+                "attribution needs numbers for every trial and replacement"
+            )
+        return x
 
     def _by_stimulus(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) == len(self.ids):  # one trial each, in another order
@@ -173,16 +188,63 @@ class Resampling:
         self._weights = counts / stimuli
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile interval of the mean over stimuli of (stimuli, ...) values."""
+        """Expanded percentile interval of the mean over stimuli of (stimuli, ...) values.
+
+        The percentiles are taken further out, by Student's quantile and sqrt(n / (n - 1)): those of
+        the plain bootstrap are too narrow for few stimuli (Hesterberg 2015, The American
+        Statistician 69, section 4.2). The decoder and the set of other stimuli are held.
+        """
         means = np.tensordot(self._weights, values, axes=(1, 0))
-        tail = 50 * (1 - self.confidence)
+        tail = 100 * expanded_tail(self._weights.shape[1], self.confidence)
         low, high = np.percentile(means, [tail, 100 - tail], axis=0)
         return low, high
 
     def pairing_p(self, matrix: np.ndarray, blocks: np.ndarray | None) -> tuple[float, np.ndarray]:
         """One-sided p of the mean of the diagonal under other pairings, and the null's means."""
-        null = pairing_null(matrix, self.draws, self.seed, groups=blocks)
+        names = None if blocks is None else [str(b) for b in blocks]
+        null = pairing_null(matrix, self.draws, self.seed, groups=names)
         return permutation_p(float(np.diagonal(matrix).mean()), null), null
+
+
+def expanded_tail(stimuli: int, confidence: float) -> float:
+    """Share of the bootstrap's means beyond each end of an expanded percentile interval.
+
+    Examples
+    --------
+    >>> round(expanded_tail(10, 0.95), 4), round(expanded_tail(1000, 0.95), 4)
+    (0.0086, 0.0248)
+    """
+    from scipy.stats import norm, t
+
+    wide = np.sqrt(stimuli / (stimuli - 1)) * t.ppf((1 + confidence) / 2, stimuli - 1)
+    return float(norm.cdf(-wide))
+
+
+def max_statistic_p(values: np.ndarray, nulls: np.ndarray) -> np.ndarray:
+    """p of each value against the greatest of all, which bounds the chance of one false region.
+
+    Parameters
+    ----------
+    values : (regions,).
+    nulls : (regions, draws); draw k is the same permutation for every region. Each region is
+        brought to its null's mean and SD first, so that a large one does not hide the others.
+
+    References
+    ----------
+    Westfall & Young 1993, Resampling-Based Multiple Testing; Nichols & Holmes 2002, HBM 15.
+
+    Examples
+    --------
+    >>> nulls = np.array([[-1.0, 1.0, 0.0], [1.0, -1.0, 0.0]])
+    >>> max_statistic_p(np.array([3.0, 0.5]), nulls)
+    array([0.25, 0.75])
+    """
+    centre, spread = nulls.mean(axis=1), nulls.std(axis=1)
+    scale = np.where(spread > _TINY, spread, np.inf)
+    greatest = ((nulls - centre[:, None]) / scale[:, None]).max(axis=0)
+    seen = (values - centre) / scale
+    beaten = (greatest >= seen[:, None] - _TINY).sum(axis=1)
+    return (1 + beaten) / (1 + nulls.shape[1])
 
 
 def adjusted(p: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.attribution_ablation import REPLACEMENTS, Conditions
+from neurodiff.analysis.attribution_conditions import REPLACEMENTS, Conditions
 from neurodiff.analysis.attribution_problem import (
     COLUMNS,
     LEAST_STIMULI,
