@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 NOTHING = "#e4e7ec"
 """Colour of cortex of which nothing is said."""
 DPI = 110
-_REMOTE = re.compile(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+# what a browser fetches by itself; a link that a reader may follow (<a href>) is not
+_REMOTE = re.compile(
+    r"""<(?:script|img|iframe|video|audio|source|embed|link)\b[^>]*?\b(?:src|href)\s*=\s*"""
+    r"""["']?\s*(?:https?:)?//|@import\s+(?:url\()?["']?(?:https?:)?//""",
+    re.IGNORECASE,
+)
+_ICON = re.compile(r"""<link\b[^>]*\brel=["']icon["'][^>]*>""")  # nilearn's is on its web site
 _INK = "#1c2330"
 
 
@@ -75,7 +81,7 @@ def signed_colours() -> Any:
     share = np.linspace(-1, 1, 257)
     amount = np.abs(share)
     lightness = 96 - 62 * amount
-    hue = np.where(share < 0, np.deg2rad(270), np.deg2rad(45))
+    hue = np.where(share < 0, np.deg2rad(285), np.deg2rad(45))
     chroma = 46 * np.sin(amount * np.pi / 2)
     lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
     return ListedColormap(_from_lab(lab), name="attribution_signed")
@@ -200,9 +206,7 @@ def _name(axes: Any, name: str, outline: np.ndarray) -> None:
     for start, stop in ((0, half), (half, outline.shape[1])):
         rows, columns = np.nonzero(outline[:, start:stop])
         if len(rows) >= 60:
-            middle = np.argmin(
-                (rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2
-            )
+            middle = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
             axes.text(
                 columns[middle] + start,
                 rows[middle],
@@ -251,9 +255,7 @@ def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> by
     return _bytes(figure, format)
 
 
-def _slices(
-    one: BrainMap, volume: np.ndarray, affine: np.ndarray, mni: bool, format: str
-) -> bytes:
+def _slices(one: BrainMap, volume: np.ndarray, affine: np.ndarray, mni: bool, format: str) -> bytes:
     import nibabel
     from matplotlib.figure import Figure
     from nilearn.plotting import plot_stat_map
@@ -355,13 +357,16 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, mni: bool = Fals
     """
     at = placed(one.values, space)
     scale = Scale(one.values, probability=one.is_probability)
-    shared = {"cmap": scale.colours, "symmetric_cmap": scale.signed, "title": one.title}
+    title = f"{one.method}{f', {one.stage}' if one.stage else ''}: {legend_text(one)}"
+    shared = {"cmap": scale.colours, "symmetric_cmap": scale.signed, "title": title}
     limits = {"vmin": scale.low, "vmax": scale.high}
     if at.kind == "fsLR":
         from nilearn.plotting import view_surf
 
         mesh, values, depth = _both_hemispheres(at.values)
-        page = view_surf(mesh, values, bg_map=depth, threshold=None, **shared, **limits)
+        page = view_surf(
+            mesh, values, bg_map=depth, threshold=None, title_fontsize=15, **shared, **limits
+        )
     elif at.kind == "voxels":
         import nibabel
         from nilearn.plotting import view_img
@@ -370,14 +375,15 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, mni: bool = Fals
         image = nibabel.Nifti1Image(np.nan_to_num(volume), affine)
         below = _template() if mni else None
         page = view_img(
-            image, bg_img=below, threshold=1e-12, cut_coords=_cut(volume, affine), **shared,
+            image, bg_img=below, black_bg=False, threshold=1e-12,
+            cut_coords=_cut(volume, affine), **shared,
             **limits,
         )  # fmt: skip
     else:
         raise UsageError(
             f"the space {space.name!r} has no interactive view; open its GIfTI files in a viewer"
         )
-    text = page.get_standalone()
+    text = _ICON.sub('<link rel="icon" href="data:,">', page.get_standalone())
     remote = _REMOTE.search(text)
     if remote is not None:
         raise DataError(f"the page of {one.title} asks for {remote[0]}; it was not written")
