@@ -57,7 +57,8 @@ def edit(
     model: Model,
     towards: Annotated[str, typer.Option("--towards", metavar="NAME", help="Such as AD or age.")],
     amount: Annotated[
-        list[float], typer.Option("--amount", metavar="X", help="How far; repeatable.")
+        list[float],
+        typer.Option("--amount", metavar="X", help="How far, in SD of the score; repeatable."),
     ],
     root: Root = None,
     steps: Steps = None,

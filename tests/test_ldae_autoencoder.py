@@ -16,6 +16,7 @@ from neurodiff.models.ldae_autoencoder import (
     encode,
     old_names,
     planes_within,
+    set_template,
 )
 from neurodiff.models.ldae_sizes import TINY, AutoencoderSize
 
@@ -171,3 +172,32 @@ def test_shapes_of_another_network_are_refused(network):
     fewer = {n: s for n, s in shapes.items() if not n.startswith("encoder.blocks.2.")}
     with pytest.raises(DataError, match="residual blocks a level"):
         autoencoder_size_of(fewer)
+
+
+def test_with_a_template_an_autoencoder_sees_and_draws_differences():
+    """It does to (x - mean) / sd what its twin without a template does."""
+    size = dict(widths=(8, 8), blocks=1, latent_channels=2, groups=4, patch=2)
+    plain = made(AutoencoderSize(**size))
+    ours = autoencoder(AutoencoderSize(**size, template=(8, 8, 8))).eval()
+    ours.load_state_dict(plain.state_dict() | {n: t for n, t in ours.named_buffers()})
+    mean = torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    set_template(ours, mean, 0.25)
+    x = torch.rand(3, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    z, spread = encode(ours, x)
+    twin, twin_spread = encode(plain, (x - mean) / 0.25)
+    assert torch.equal(z, twin)
+    assert torch.equal(spread, twin_spread)
+    assert torch.equal(ours.encode(x)[0], z)
+    drawn = plain.decode(z) * 0.25 + mean
+    assert torch.equal(ours.decode(z), drawn)
+    assert torch.allclose(decode_in_slabs(ours, z, planes=1), drawn, atol=1e-5)
+
+
+def test_a_template_of_another_grid_is_refused():
+    ours = autoencoder(AutoencoderSize(widths=(8,), blocks=1, groups=4, template=(8, 8, 8)))
+    with pytest.raises(UsageError, match="holds a mean scan of"):
+        encode(ours, torch.zeros(1, 1, 4, 4, 4))
+    with pytest.raises(UsageError, match="has place for"):
+        set_template(ours, torch.zeros(1, 4, 4, 4), 1.0)
+    with pytest.raises(DataError, match="all the same"):
+        set_template(ours, torch.zeros(1, 8, 8, 8), 0.0)

@@ -167,3 +167,41 @@ def test_bad_input_gets_a_sentence(direction):
         fit_direction(x, np.full(10, np.nan), "age")
     with pytest.raises(DataError, match="groups"):
         fit_direction(x, words, "AD", groups=[1, 2])
+
+
+def test_along_the_pattern_codes_move_as_codes_of_the_class_differ():
+    """Two numbers share noise that the weight cancels: it is large there, the pattern is not."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    ill, shared = rng.random(n) < 0.5, rng.normal(size=n)
+    table = np.stack([ill + shared, shared], axis=1)  # only the first tells the class
+    table += 0.1 * rng.normal(size=table.shape)
+    direction = fit_direction(table, ill, "AD")
+    assert direction.weight[1] / direction.weight[0] < -0.8  # not small: it cancels
+    moved = direction.move(table, 1.0, how="pattern") - table
+    difference = table[ill].mean(axis=0) - table[~ill].mean(axis=0)
+    cosine = moved[0] @ difference / np.linalg.norm(moved[0]) / np.linalg.norm(difference)
+    assert cosine > 0.99
+    published = direction.move(table, 1.0) - table
+    assert (
+        published[0] @ difference / np.linalg.norm(published[0]) / np.linalg.norm(difference) < 0.8
+    )
+    gained = direction.score(direction.move(table, 1.0, how="pattern")) - direction.score(table)
+    assert np.allclose(gained, direction.score(table).std(), rtol=1e-3)
+
+
+def test_a_pattern_is_saved_and_turned_round(tmp_path):
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(50, 3))
+    age = fit_direction(table, table[:, 0] + 70.0, "age")
+    save_directions({"age": age}, tmp_path)
+    again = load_directions(tmp_path)["age"]
+    assert again.identity == age.identity
+    assert np.array_equal(again.pattern, age.pattern)
+    assert np.array_equal(age.away("young").pattern, -age.pattern)
+
+
+def test_a_direction_without_pattern_says_so():
+    nothing = Direction("x", np.ones(3), 0.0, np.zeros(3), np.ones(3))
+    with pytest.raises(UsageError, match="has no pattern"):
+        nothing.move(np.zeros((1, 3)), 1.0, how="pattern")

@@ -132,7 +132,7 @@ def edit_scans(
     ----------
     scans : one scan's file, or a cohort as `encode_cohort` takes it.
     towards : name of a direction, such as "AD".
-    amounts : published amounts (`Direction.move`); negative ones go the other way.
+    amounts : as in `LDAE.move`; negative ones go the other way.
 
     Raises
     ------
@@ -245,7 +245,7 @@ def _edit(
         "source": source,
         "direction": towards,
         "weights of the direction": pipe.directions[towards].identity,
-        "unit of the amount": "sqrt(d) * w / |w| of the z-scored code, as published",
+        "unit of the amount": pipe.unit_of_moves(towards),
         "noise": "the scan's own, encoded",
     }
     todo = {}

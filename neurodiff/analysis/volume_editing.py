@@ -159,8 +159,13 @@ def manipulation_table(
         table,
         ("amount",),
         {str(name): directions.get(str(name)) for name in names},
-        (f"outside scores are {where}; amounts as in the published edit",),
+        (f"outside scores are {where}; an amount of 1 is {_unit(pipe, direction)}",),
     )
+
+
+def _unit(pipe: Any, direction: Any) -> str:
+    told = getattr(pipe, "unit_of_moves", None)
+    return told(direction) if told else "that of the pipe's move"
 
 
 def _trend(amounts: pd.Series, values: pd.Series) -> dict[str, float | bool]:

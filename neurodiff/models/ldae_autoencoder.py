@@ -39,11 +39,69 @@ def autoencoder(size: AutoencoderSize | None = None) -> Any:
     from monai.networks.nets import AutoencoderKL
 
     size = size or AutoencoderSize()
-    if size.patch == 1:
+    if size.patch == 1 and size.template is None:
         return AutoencoderKL(**size.config())
-    network = _patched_class()(**size.config())
+    network = _own_class()(**size.config())
     network.patch = size.patch
+    if size.template is not None:
+        network.register_buffer("template", torch.zeros(1, size.image_channels, *size.template))
+        network.register_buffer("template_sd", torch.ones(()))
     return network
+
+
+def entering(network: Any, x: Float[Tensor, "n c i j k"]) -> Tensor:
+    """What the first convolution reads of volumes: differences from the template, in blocks.
+
+    Raises
+    ------
+    UsageError : volumes of another grid than the template's.
+    """
+    template = template_of(network)
+    if template is not None:
+        if x.shape[2:] != template.shape[2:]:
+            raise UsageError(
+                f"volumes have axes {tuple(x.shape[2:])}; this autoencoder holds a mean scan of "
+                f"{tuple(template.shape[2:])} and reads no other grid"
+            )
+        x = (x - template) / network.template_sd
+    patch = patch_of(network)
+    return x if patch == 1 else folded(x, patch)
+
+
+def leaving(network: Any, y: Tensor) -> Float[Tensor, "n c i j k"]:
+    """Volumes of what the last convolution wrote; the inverse of `entering`."""
+    patch, template = patch_of(network), template_of(network)
+    y = y if patch == 1 else unfolded(y, patch)
+    if template is None:
+        return y
+    if y.shape[2:] != template.shape[2:]:
+        raise UsageError(
+            f"latents decode to axes {tuple(y.shape[2:])}; this autoencoder holds a mean scan of "
+            f"{tuple(template.shape[2:])} and writes no other grid"
+        )
+    return y * network.template_sd + template
+
+
+@torch.no_grad()
+def set_template(network: Any, mean: Float[Tensor, "c i j k"], sd: float) -> None:
+    """The mean scan and the SD of scans about it, into a network that was made for one.
+
+    Raises
+    ------
+    UsageError : the network holds no template, or one of another shape.
+    DataError : an SD that is not above 0: the scans are all the same.
+    """
+    template = template_of(network)
+    if template is None or template.shape[1:] != mean.shape:
+        held = None if template is None else tuple(template.shape[1:])
+        raise UsageError(
+            f"the mean scan is {tuple(mean.shape)}; this autoencoder has place for {held}: set "
+            "size.autoencoder.template to the grid"
+        )
+    if not sd > 0:
+        raise DataError("the training scans are all the same; there is no difference to learn")
+    template.copy_(mean[None])
+    network.template_sd.fill_(sd)
 
 
 def folded(x: Float[Tensor, "n c i j k"], patch: int) -> Float[Tensor, "n d x y z"]:
@@ -73,27 +131,35 @@ def patch_of(network: Any) -> int:
     return int(getattr(network, "patch", 1))
 
 
-def of_patches(size: AutoencoderSize, patch: int) -> AutoencoderSize:
-    """A size told from shapes, where ``patch`` ** 3 of its channels are voxels of one block."""
-    return replace(size, patch=patch, image_channels=size.image_channels // patch**3)
+def template_of(network: Any) -> Tensor | None:
+    """The mean scan (1, c, i, j, k) that this autoencoder holds; None for MONAI's own."""
+    return getattr(network, "template", None)
+
+
+def with_ends(size: AutoencoderSize, network: Any) -> AutoencoderSize:
+    """A size told from shapes, with what they do not tell: blocks of voxels, and a template."""
+    patch, template = patch_of(network), template_of(network)
+    axes = None if template is None else tuple(template.shape[2:])
+    channels = size.image_channels // patch**3
+    return replace(size, patch=patch, template=axes, image_channels=channels)
 
 
 @functools.cache
-def _patched_class() -> type:
+def _own_class() -> type:
     from monai.networks.nets import AutoencoderKL
 
-    class PatchedAutoencoderKL(AutoencoderKL):
-        """MONAI's network over blocks of voxels, under the same names."""
+    class EndedAutoencoderKL(AutoencoderKL):
+        """MONAI's network with ends of its own, under the same names."""
 
         patch: int = 1
 
         def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return super().encode(folded(x, self.patch))
+            return super().encode(entering(self, x))
 
         def decode(self, z: Tensor) -> Tensor:
-            return unfolded(super().decode(z), self.patch)
+            return leaving(self, super().decode(z))
 
-    return PatchedAutoencoderKL
+    return EndedAutoencoderKL
 
 
 def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +253,7 @@ def encode(
             f"volumes have axes {tuple(volume.shape[2:])}; this autoencoder needs multiples of "
             f"{factor}: pad or crop them to the grid of the model"
         )
-    h = network.encoder(folded(volume, patch))
+    h = network.encoder(entering(network, volume))
     return network.quant_conv_mu(h), network.quant_conv_log_sigma(h).clamp(-30.0, 20.0)
 
 
@@ -234,7 +300,7 @@ def decode_in_slabs(
             pending = None
         else:  # attention, at the coarsest level
             x = block(x)
-    return unfolded(x, patch_of(network))
+    return leaving(network, x)
 
 
 def decode_memory(network: Any, latent: Shape, *, planes: int = 4, bytes_each: int = 4) -> int:

@@ -127,6 +127,9 @@ class AutoencoderSize:
     patch : voxels along each axis that become channels before the first convolution, and again
         after the last. Published 1; 4 makes training on a CPU ten times cheaper, because most of
         the work is at full resolution.
+    template : axes (i, j, k) of a mean scan that the weights hold: the network reads and writes
+        differences from it, in units of their SD. Published: none, and then a short training
+        draws little but the mean scan (benchmarks/ldae_template.py).
     groups, eps : of every group normalisation.
     """
 
@@ -135,6 +138,7 @@ class AutoencoderSize:
     latent_channels: int = 3
     image_channels: int = 1
     patch: int = 1
+    template: tuple[int, int, int] | None = None
     groups: int = 32
     eps: float = 1e-6
 
@@ -143,6 +147,8 @@ class AutoencoderSize:
             _at_least_one(name, getattr(self, name))
         if not self.widths or any(w < 1 or w % self.groups for w in self.widths):
             raise UsageError(f"widths {self.widths}: expected multiples of {self.groups} groups")
+        for side in self.template or ():
+            _at_least_one("a side of the template", side)
 
     @property
     def factor(self) -> int:
@@ -186,6 +192,12 @@ class LDAESize:
             raise UsageError(
                 f"the autoencoder has {self.autoencoder.latent_channels} latent channels and the "
                 f"U-Net {self.unet.channels}; give both the same"
+            )
+        template = self.autoencoder.template
+        if template is not None and template != self.grid:
+            raise UsageError(
+                f"the autoencoder's template is {template} and the grid {self.grid}; give both the "
+                "same"
             )
         if self.encoder.code != self.unet.semantic:
             raise UsageError(

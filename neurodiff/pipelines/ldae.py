@@ -340,22 +340,38 @@ class LDAE:
     def move(self, codes: np.ndarray, direction: Any, amount: float) -> np.ndarray:
         """Codes moved along a direction, given by name or as a `Direction`.
 
-        Published: the z-scored code plus amount * sqrt(d) * w / |w|, and back.
+        An amount of 1 is one SD of the direction's score, along its pattern (`Direction.move`).
+        Under "ldae-2025", and for a direction without pattern, as published: the z-scored code plus
+        amount * sqrt(d) * w / |w|, and back.
 
         Raises
         ------
         UsageError : no direction of this name.
         """
         codes = self._codes(codes, None)
-        if isinstance(direction, str):
-            if direction not in self.directions:
-                raise UsageError(
-                    f"this model has no direction {direction!r}; it has "
-                    f"{', '.join(self.directions) or 'none'}: fit it on a cohort that tells it."
-                    f"{suggest(direction, self.directions)}"
-                )
-            direction = self.directions[direction]
-        return np.asarray(direction.move(codes, amount), np.float32)
+        direction = self._direction(direction)
+        how = {"how": "pattern"} if self._along_pattern(direction) else {}
+        return np.asarray(direction.move(codes, amount, **how), np.float32)
+
+    def unit_of_moves(self, direction: Any) -> str:
+        """What an amount of 1 is in `move`, in words."""
+        if self._along_pattern(self._direction(direction)):
+            return "one SD of the score in the training scans, along the pattern of the direction"
+        return "sqrt(d) * w / |w| of the z-scored code, as published"
+
+    def _direction(self, direction: Any) -> Any:
+        if not isinstance(direction, str):
+            return direction
+        if direction not in self.directions:
+            raise UsageError(
+                f"this model has no direction {direction!r}; it has "
+                f"{', '.join(self.directions) or 'none'}: fit it on a cohort that tells it."
+                f"{suggest(direction, self.directions)}"
+            )
+        return self.directions[direction]
+
+    def _along_pattern(self, direction: Any) -> bool:
+        return self.protocol != "ldae-2025" and getattr(direction, "pattern", None) is not None
 
     def between(
         self,

@@ -20,7 +20,7 @@ import torch
 from neurodiff.core.atomic import atomic_write, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.safe_io import read_json
-from neurodiff.models.ldae_autoencoder import autoencoder_size_of, patch_of
+from neurodiff.models.ldae_autoencoder import autoencoder_size_of, patch_of, template_of
 from neurodiff.models.ldae_sizes import LatentUNetSize, SliceEncoderSize, from_plain
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import LatentUNet
@@ -128,6 +128,11 @@ def _definition(network: Any) -> dict[str, Any]:
         raise UsageError(
             f"this autoencoder reads blocks of {patch_of(network)} voxels as channels, and MONAI's "
             "has no word for them; export one with patch 1"
+        )
+    if template_of(network) is not None:
+        raise UsageError(
+            "this autoencoder reads differences from a mean scan, and MONAI's has no word for "
+            "them; export one without a template"
         )
     size = _size_of_network(network)
     return {"_target_": "monai.networks.nets.AutoencoderKL", **size.config()}

@@ -4,12 +4,18 @@ With ``z = (code - mean) / std`` of the training scans and the probe's weight ``
 
     score(code) = w . z + intercept                       a logit, or a number in the unit
     move(code, a) = back(z + a sqrt(d) w / |w|)           as published
+    move(code, a) = back(z + a S w / sqrt(w' S w))        along the pattern
     change(code, c) = back(z + c w / |w|^2)               the shortest way to score + c
 
-A published ``a`` of 1 adds to each of the d numbers a root mean square of one SD.
+``S`` is the covariance of ``z`` in the training scans. A published ``a`` of 1 adds to each of the
+d numbers a root mean square of one SD. Along the pattern an ``a`` of 1 is one SD of the score, and
+the code moves as codes of such a score differ from the mean: of all ways to that score it is the
+likeliest under a normal distribution. A weight alone is no such way: it also holds what cancels
+what the numbers share, and where codes have few dimensions it leads to where no code lies.
 
 References
 ----------
+Haufe et al. 2014, NeuroImage 87, equation 6 (pattern of a weight).
 LDAE, arXiv 2504.08635, and its released script of manipulation (which writes sqrt(512) for any d).
 """
 
@@ -51,6 +57,8 @@ class Direction:
     intercept : of the probe.
     kind : "class" (the score is a logit) or "number".
     unit : of the score, such as "years".
+    pattern : (d,) S w / sqrt(w' S w), how z-scored codes differ where the score is one SD larger;
+        None where the spread of the codes is not known, as for a published classifier.
 
     Raises
     ------
@@ -73,9 +81,12 @@ class Direction:
     std: np.ndarray
     kind: Literal["class", "number"] = "class"
     unit: str = ""
+    pattern: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for part in ("weight", "mean", "std"):
+        for part in ("weight", "mean", "std", "pattern"):
+            if getattr(self, part) is None:
+                continue
             values = np.asarray(getattr(self, part), np.float64)
             if values.ndim != 1 or values.shape != np.shape(self.weight):
                 raise DataError(
@@ -96,22 +107,38 @@ class Direction:
     @property
     def identity(self) -> str:
         """SHA-256 of its numbers: the same name may come to mean another direction."""
-        parts = (self.weight, self.mean, self.std, np.float64(self.intercept))
+        parts = [self.weight, self.mean, self.std, np.float64(self.intercept)]
+        parts += [] if self.pattern is None else [self.pattern]
         return hashlib.sha256(b"".join(np.asarray(p, "<f8").tobytes() for p in parts)).hexdigest()
 
     def score(self, codes: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """Logit of the class, or the number in its unit; float64."""
         return self._z(codes) @ self.weight + self.intercept
 
-    def move(self, codes: Float[np.ndarray, "n d"], amount: float) -> Float[np.ndarray, "n d"]:
-        """Codes moved by the published amount; float32.
+    def move(
+        self,
+        codes: Float[np.ndarray, "n d"],
+        amount: float,
+        *,
+        how: Literal["published", "pattern"] = "published",
+    ) -> Float[np.ndarray, "n d"]:
+        """Codes moved by an amount, along the weight as published or along the pattern; float32.
 
         Raises
         ------
-        UsageError : an amount that is not a number, codes of another length.
+        UsageError : an amount that is not a number, codes of another length, a pattern of a
+            direction that has none.
         DataError : the probe found nothing: its weight is 0.
         """
-        return self._along(codes, amount, math.sqrt(len(self.weight)) / self._norm())
+        norm = self._norm()
+        if how == "published":
+            return self._along(codes, amount, math.sqrt(len(self.weight)) / norm * self.weight)
+        if self.pattern is None:
+            raise UsageError(
+                f"the direction {self.name!r} has no pattern: fit it on codes of a cohort, or move "
+                "along its weight (how='published')"
+            )
+        return self._along(codes, amount, self.pattern)
 
     def change(self, codes: Float[np.ndarray, "n d"], by: float) -> Float[np.ndarray, "n d"]:
         """Codes whose score is larger by ``by`` (logits, or the unit), the shortest way; float32.
@@ -120,16 +147,19 @@ class Direction:
         ------
         UsageError, DataError : as :meth:`move`.
         """
-        return self._along(codes, by, 1 / self._norm() ** 2)
+        return self._along(codes, by, self.weight / self._norm() ** 2)
 
     def away(self, name: str) -> Direction:
         """The opposite direction under a name of its own."""
-        return replace(self, name=name, weight=-self.weight, intercept=-self.intercept)
+        pattern = None if self.pattern is None else -self.pattern
+        return replace(
+            self, name=name, weight=-self.weight, intercept=-self.intercept, pattern=pattern
+        )
 
-    def _along(self, codes: np.ndarray, amount: float, length: float) -> np.ndarray:
+    def _along(self, codes: np.ndarray, amount: float, step: np.ndarray) -> np.ndarray:
         if not math.isfinite(amount):
             raise UsageError(f"the amount is {amount}; give a number such as 2")
-        moved = self._z(codes) + amount * length * self.weight
+        moved = self._z(codes) + amount * step
         return (moved * self.std + self.mean).astype(np.float32)
 
     def _norm(self) -> float:
@@ -197,10 +227,26 @@ def fit_direction(
         truth = _classes(given, name, positive)
         probe = LogisticProbe(seed=seed).fit(table, truth, groups)
         kind = "class"
-    return Direction(
-        name, probe.standard_coef_, probe.standard_intercept_, probe.mean_, probe.deviation_,
-        kind, unit,
-    )  # fmt: skip
+    weight, mean, std = probe.standard_coef_, probe.mean_, probe.deviation_
+    pattern = weight_pattern(weight, (table - mean) / std)
+    return Direction(name, weight, probe.standard_intercept_, mean, std, kind, unit, pattern)
+
+
+def weight_pattern(
+    weight: Float[np.ndarray, " d"], z: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, " d"]:
+    """S w / sqrt(w' S w): how ``z`` differs where its score z . w is one SD larger; zeros for w 0.
+
+    Examples
+    --------
+    >>> z = np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, 1.0], [-1.0, -1.0]])
+    >>> weight_pattern(np.array([1.0, 0.0]), z)  # the second number goes along
+    array([1., 1.])
+    """
+    score = z @ weight
+    score = score - score.mean()
+    sd = float(np.sqrt((score**2).mean()))
+    return (score @ z) / (len(z) * sd) if sd > 0 else np.zeros_like(weight)
 
 
 def published_direction(
@@ -246,8 +292,9 @@ def save_directions(directions: Mapping[str, Direction], folder: str | Path) -> 
 
     tensors, facts = {}, {}
     for number, (key, one) in enumerate(directions.items()):
-        for part in ("weight", "mean", "std"):
-            tensors[f"{number}.{part}"] = torch.from_numpy(np.array(getattr(one, part)))
+        for part in ("weight", "mean", "std", "pattern"):
+            if (values := getattr(one, part)) is not None:
+                tensors[f"{number}.{part}"] = torch.from_numpy(np.array(values))
         facts[key] = {
             "name": one.name,
             "intercept": one.intercept,
@@ -280,6 +327,9 @@ def load_directions(folder: str | Path) -> dict[str, Direction]:
                 tensors[f"{number}.std"].numpy(),
                 one["kind"],
                 one["unit"],
+                pattern.numpy()
+                if (pattern := tensors.get(f"{number}.pattern")) is not None
+                else None,
             )
             for number, (key, one) in enumerate(facts.items())
         }

@@ -16,7 +16,7 @@ from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.training import TrainingSettings, train
 from neurodiff.datasets.latent_cache import LatentCache, hash_of_weights
-from neurodiff.models.ldae_autoencoder import encode
+from neurodiff.models.ldae_autoencoder import encode, set_template, template_of
 from neurodiff.pipelines.ldae_files import load_autoencoder
 from neurodiff.pipelines.ldae_losses import (
     Adversary,
@@ -108,6 +108,8 @@ def fit_autoencoder(
     training = stage.training
     if training is None:
         return network.eval()
+    if template_of(network) is not None and not start:
+        set_template(network, *mean_and_sd(scans))
 
     def fit(folder: Path | None, log: Log) -> dict[str, Any]:
         adversary, perceptual, best = _others(stage, work), None, BestOf()
@@ -156,6 +158,16 @@ def fit_autoencoder(
         restore=network.load_state_dict,
     )
     return network.eval()
+
+
+def mean_and_sd(scans: PreparedScans) -> tuple[Tensor, float]:
+    """The mean scan (1, i, j, k), float32, and the SD of all voxels about it; two passes."""
+    parts = np.array_split(np.arange(len(scans)), -(-len(scans) // 16))
+    total = sum(scans.take(part).sum(axis=0, dtype=np.float64) for part in parts)
+    mean = total / len(scans)
+    squares = sum(float(((scans.take(part) - mean) ** 2).sum()) for part in parts)
+    sd = float(np.sqrt(squares / (len(scans) * mean.size)))
+    return torch.from_numpy(mean.astype(np.float32)), sd
 
 
 @torch.no_grad()

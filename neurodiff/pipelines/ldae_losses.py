@@ -28,7 +28,7 @@ from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.safe_io import load_weights
 from neurodiff.core.seeds import item_seed
 from neurodiff.features.perceptual import LPIPS, AlexNetTrunk, VGG16Trunk
-from neurodiff.models.ldae_autoencoder import folded, patch_of, unfolded
+from neurodiff.models.ldae_autoencoder import entering, leaving
 from neurodiff.pipelines.ldae_settings import AutoencoderStage
 
 
@@ -56,14 +56,13 @@ def reconstructed(
 
     checkpointing : compute each block of the autoencoder again in the backward pass.
     """
-    patch = patch_of(network)
-    h = _through(network.encoder.blocks, folded(x, patch), checkpointing)
+    h = _through(network.encoder.blocks, entering(network, x), checkpointing)
     mean, log_variance = network.quant_conv_mu(h), network.quant_conv_log_sigma(h)
     mean, log_variance = mean.float(), log_variance.float().clamp(-30.0, 20.0)
     noise = torch.randn(mean.shape, generator=generator).to(mean)
     z = mean + (0.5 * log_variance).exp() * noise
     y = _through(network.decoder.blocks, network.post_quant_conv(z), checkpointing)
-    return unfolded(y, patch).float(), mean, log_variance
+    return leaving(network, y).float(), mean, log_variance
 
 
 def _through(blocks: Any, x: Tensor, checkpointing: bool) -> Tensor:

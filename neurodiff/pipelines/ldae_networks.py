@@ -12,8 +12,7 @@ from neurodiff.core.seeds import item_seed
 from neurodiff.models.ldae_autoencoder import (
     autoencoder,
     autoencoder_size_of,
-    of_patches,
-    patch_of,
+    with_ends,
 )
 from neurodiff.models.ldae_sizes import LDAESize
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
@@ -62,9 +61,8 @@ def recipe_of(
     norm = networks.autoencoder.decoder.blocks[-2]
     size = LDAESize(
         grid=grid,
-        autoencoder=of_patches(
-            autoencoder_size_of(shapes, groups=norm.num_groups, eps=norm.eps),
-            patch_of(networks.autoencoder),
+        autoencoder=with_ends(
+            autoencoder_size_of(shapes, groups=norm.num_groups, eps=norm.eps), networks.autoencoder
         ),
         unet=decoder.size,
         encoder=encoder.size,

@@ -1,0 +1,458 @@
+"""Leave one region out, or give the decoder one region alone.
+
+``leave_one_out``: the loss of score when a region's responses are replaced, the rest being as it
+was. Three replacements, which answer different questions:
+
+    mean      each feature at its mean over the training trials: the region says nothing
+    permuted  the region's responses to another test trial (of the same run, where runs part the
+              stimuli), all its features together: it says something wrong, and as loudly as before
+    noise     Gaussian noise with the region's mean and covariance over the training trials, frames
+              and features together: as loud and as smooth, and about nothing
+
+What several regions carry alike is not lost with one of them, so redundant information has small
+losses everywhere. ``roi_only`` is the other end: the score of the decoder when every other region
+is at its training mean. The decoder is the one that was fitted on all regions; ``refit=True`` fits
+a ridge on that region alone, which is what it could tell by itself.
+
+The null of ``p`` is another pairing of predictions and stimuli (`attribution_statistics`); beside
+it, ``null_*`` and ``p_matched`` say what random sets of the region's size and smoothness do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.analysis.attribution_decoders import linear_stage
+from neurodiff.analysis.attribution_matched import matched_sets, neighbours_of
+from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult, Problem
+from neurodiff.analysis.attribution_statistics import (
+    Resampling,
+    Scorer,
+    adjusted,
+    checked_metric,
+    exchange_words,
+)
+from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.seeds import item_seed, numpy_generator
+
+Replacement = Literal["mean", "permuted", "noise"]
+REPLACEMENTS = ("mean", "permuted", "noise")
+_MATCHED, _MATCHED_SLOW = 99, 5
+
+
+def leave_one_out(
+    problem: Problem,
+    *,
+    replacement: Replacement = "mean",
+    matched: int | None = None,
+    stages: tuple[str, ...] | None = None,
+) -> MethodResult:
+    """The loss of score without each region.
+
+    Parameters
+    ----------
+    replacement : "mean", "permuted" or "noise", see the module.
+    matched : random sets a region; None: 99 where the stage is linear, else 5.
+    stages : of the decoder; None is all.
+
+    Returns
+    -------
+    ``value``: score of the whole minus score without the region, with a bootstrap interval over
+    stimuli; ``null_*`` of the matched sets; ``p`` one-sided by other pairings, ``q`` by FDR over
+    the regions of a subject and stage. Further columns: ``score_full``, ``score``, ``p_matched``.
+
+    Raises
+    ------
+    UsageError : no such replacement, stage or metric; no training trials where they are needed.
+    """
+    if replacement not in REPLACEMENTS:
+        raise UsageError(f"replacement is {replacement!r}; there are {', '.join(REPLACEMENTS)}")
+
+    def values(conditions: Conditions, stage: str, mask: np.ndarray, name: str) -> np.ndarray:
+        return conditions.without(stage, mask, replacement, name)
+
+    return _ablated(problem, f"leave_one_out:{replacement}", values, True, matched, stages)
+
+
+def roi_only(
+    problem: Problem,
+    *,
+    matched: int | None = None,
+    stages: tuple[str, ...] | None = None,
+    refit: bool = False,
+) -> MethodResult:
+    """The score, less chance, of each region alone.
+
+    Parameters
+    ----------
+    matched, stages : as `leave_one_out`.
+    refit : fit a ridge (`MultiTargetRidge`, penalty by leave-one-stimulus-out) from the region's
+        training responses to the truth of the training stimuli, instead of asking the decoder with
+        every other region at its mean. Random sets are fitted too: give ``matched`` a small number.
+
+    Returns
+    -------
+    As `leave_one_out`; ``value`` is score minus chance.
+    """
+    if refit:
+        return _refitted(problem, 5 if matched is None else matched, stages)
+
+    def values(conditions: Conditions, stage: str, mask: np.ndarray, name: str) -> np.ndarray:
+        return conditions.only(stage, mask)
+
+    return _ablated(problem, "roi_only", values, False, matched, stages)
+
+
+class Conditions:
+    """What the decoder says of a problem's trials when features are replaced.
+
+    Parts of linear stages are computed once a region and added up; other stages are asked anew, and
+    one answer serves all of them.
+    """
+
+    def __init__(self, problem: Problem, stages: tuple[str, ...]) -> None:
+        self.problem, self.stages = problem, stages
+        self.data = np.asarray(problem.test.array())
+        self.trials = problem.test.trials
+        known = self.data if problem.train is None else np.asarray(problem.train.array())
+        self._known = known
+        self.mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.linear = {stage: linear_stage(problem.decoder, stage) for stage in stages}
+        self._rows: dict[str, np.ndarray] = {}
+        self._asked: dict[bytes, dict[str, np.ndarray]] = {}
+        self.whole = problem.decoder.decode(self.data, self.trials)
+
+    def full(self, stage: str) -> np.ndarray:
+        return _rows(self.whole[stage])
+
+    def part(self, stage: str, mask: np.ndarray) -> np.ndarray:
+        """What the features of ``mask`` add to a linear stage, over their training means."""
+        line = self.linear[stage]
+        assert line is not None
+        if stage not in self._rows:
+            self._rows[stage] = line.read(self.data) - line.read(self.mean[None])
+        return line.of(self._rows[stage], mask)
+
+    def without(self, stage: str, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+        line = self.linear[stage]
+        if line is None:
+            data = self.data.copy()
+            data[..., mask] = self._replaced(mask, replacement, name)
+            return self._ask(data, stage)
+        part = self.part(stage, mask)
+        rest = self.full(stage) - part
+        if replacement == "mean":
+            return rest
+        if replacement == "permuted":
+            return rest + part[self._order(name)]
+        noise = np.repeat(self.mean[None], len(self.data), axis=0)
+        noise[..., mask] = self._replaced(mask, "noise", name)
+        return rest + line.of(line.read(noise) - line.read(self.mean[None]), mask)
+
+    def only(self, stage: str, mask: np.ndarray) -> np.ndarray:
+        line = self.linear[stage]
+        if line is not None:
+            return self.base(stage) + self.part(stage, mask)
+        data = np.repeat(self.mean[None], len(self.data), axis=0)
+        data[..., mask] = self.data[..., mask]
+        return self._ask(data, stage)
+
+    def base(self, stage: str) -> np.ndarray:
+        """What a stage says when every feature is at its training mean; (n, d)."""
+        line = self.linear[stage]
+        if line is not None:
+            everything = np.ones(self.data.shape[-1], bool)
+            return self.full(stage) - self.part(stage, everything)
+        return self._ask(np.repeat(self.mean[None], len(self.data), axis=0), stage)
+
+    def _ask(self, data: np.ndarray, stage: str) -> np.ndarray:
+        key = _digest(data)
+        if key not in self._asked:
+            self._asked.clear()  # the stages of one condition are asked one after another
+            self._asked[key] = self.problem.decoder.decode(data, self.trials)
+        return _rows(self._asked[key][stage])
+
+    def _replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+        if replacement == "mean":
+            return self.mean[..., mask]
+        if replacement == "permuted":
+            return self.data[..., mask][self._order(name)]
+        known = self._known[..., mask].astype(np.float64)
+        centre = known.mean(axis=0)
+        # rows of this product have exactly the covariance of the training trials
+        draws = self._generator(name, "noise").standard_normal((len(self.data), len(known)))
+        flat = (known - centre).reshape(len(known), -1) / np.sqrt(max(len(known) - 1, 1))
+        return ((draws @ flat).reshape(len(self.data), *centre.shape) + centre).astype(np.float32)
+
+    def _order(self, name: str) -> np.ndarray:
+        """Rows of other trials, of another stimulus each, within a run where runs part stimuli."""
+        generator = self._generator(name, "permuted")
+        table, order = self.trials, np.arange(len(self.trials))
+        blocks = table["subject"].astype(str)
+        if not table.groupby("stimulus")[["session", "run"]].nunique().gt(1).any(axis=None):
+            runs = (
+                blocks + "\x1f" + table["session"].astype(str) + "\x1f" + table["run"].astype(str)
+            )
+            if runs.groupby(runs).size().min() >= 5:
+                blocks = runs
+        for rows in pd.Series(order).groupby(blocks.to_numpy()).indices.values():
+            mixed = generator.permutation(rows)
+            order[mixed] = np.roll(mixed, 1)  # one cycle: no trial keeps its own
+        return order
+
+    def _generator(self, name: str, what: str) -> np.random.Generator:
+        return numpy_generator(
+            item_seed(self.problem.seed, subject="", stimulus=name, stage=f"replaced, {what}")
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """A problem cut by subject and stage, with a scorer of each."""
+
+    subject: str
+    stage: str
+    rows: np.ndarray
+    scorer: Scorer
+    resampling: Resampling
+
+
+def views_of(problem: Problem, stages: tuple[str, ...]) -> Iterator[Views]:
+    """Each subject and stage, in order."""
+    people = problem.test.trials["subject"].astype(str).to_numpy()
+    for subject in problem.subjects:
+        rows = np.flatnonzero(people == subject)
+        trials = problem.test.trials.iloc[rows].reset_index(drop=True)
+        shown = trials["stimulus"].nunique()
+        if shown < 10:
+            raise UsageError(
+                f"{subject} has {shown} test stimuli; attribution needs at least 10 a subject"
+            )
+        resampling = Resampling(
+            shown, subject, draws=problem.draws, seed=problem.seed, confidence=problem.confidence
+        )
+        for stage in stages:
+            truth = _rows(problem.truth[stage])[rows]
+            metric = checked_metric(problem.metric, truth.shape[1])
+            yield Views(subject, stage, rows, Scorer(truth, trials, metric), resampling)
+
+
+def chosen_stages(problem: Problem, stages: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The stages asked for, or all; UsageError for one that the decoder does not have."""
+    there = tuple(problem.decoder.stages)
+    for stage in stages or ():
+        if stage not in there:
+            raise UsageError(f"there is no stage {stage!r}; the decoder has {', '.join(there)}")
+    return tuple(stages or there)
+
+
+Predict = Callable[[Conditions, str, np.ndarray, str], np.ndarray]
+
+
+def _ablated(
+    problem: Problem,
+    method: str,
+    predict: Predict,
+    is_loss: bool,
+    matched: int | None,
+    stages: tuple[str, ...] | None,
+) -> MethodResult:
+    conditions = Conditions(problem, chosen_stages(problem, stages))
+    views = list(views_of(problem, conditions.stages))
+    whole = [v.scorer.matrix(conditions.full(v.stage)[v.rows]) for v in views]
+    graph = neighbours_of(problem.test.space)
+    counts = {}
+    for stage in conditions.stages:
+        slow = conditions.linear[stage] is None
+        counts[stage] = (_MATCHED_SLOW if slow else _MATCHED) if matched is None else matched
+    rows, items = [], []
+    for name in problem.progress.over(list(problem.rois), method, len(problem.rois)):
+        mask = np.asarray(problem.rois[name])
+        sets = list(
+            matched_sets(mask, max(counts.values()), graph=graph, seed=problem.seed, name=name)
+        )
+        nulls: dict[int, list[float]] = {k: [] for k in range(len(views))}
+        found = {s: predict(conditions, s, mask, name) for s in conditions.stages}
+        for number, other in enumerate(sets):
+            asked = [s for s in conditions.stages if number < counts[s]]
+            drawn = {s: predict(conditions, s, other, f"{name}\x1f{number}") for s in asked}
+            for k, view in enumerate(views):
+                if view.stage in drawn:
+                    matrix = view.scorer.matrix(drawn[view.stage][view.rows])
+                    score = float(np.diagonal(matrix).mean())
+                    base = float(np.diagonal(whole[k]).mean()) if is_loss else view.scorer.chance
+                    nulls[k].append(base - score if is_loss else score - base)
+        for k, view in enumerate(views):
+            matrix = view.scorer.matrix(found[view.stage][view.rows])
+            scores = np.diagonal(matrix)
+            effect = whole[k] - matrix if is_loss else matrix - view.scorer.chance
+            rows.append(
+                row_of(problem, view, method, name, effect, null=np.asarray(nulls[k]))
+                | {
+                    "score_full": float(np.diagonal(whole[k]).mean()),
+                    "score": float(scores.mean()),
+                }
+            )
+            items.append(items_of(view, name, np.diagonal(effect)))
+    return finished(problem, method, rows, items, _words(problem, method, views, counts, graph))
+
+
+def row_of(
+    problem: Problem,
+    view: Views,
+    method: str,
+    roi: str,
+    effect: np.ndarray,
+    *,
+    null: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """One line of the table, from the effect of each prediction on each possible truth."""
+    values = np.diagonal(effect)
+    low, high = view.resampling.interval(values)
+    p, pairing = view.resampling.pairing_p(effect, view.scorer.blocks)
+    of = np.asarray(problem.rois[roi])
+    line: dict[str, Any] = {
+        "method": method, "subject": view.subject, "stage": view.stage, "roi": roi,
+        "metric": view.scorer.metric, "value": float(values.mean()), "low": float(low),
+        "high": float(high), "n_trials": len(view.rows), "n_features": int(of.sum()),
+        "unit": view.scorer.metric, "p": p,
+    }  # fmt: skip
+    given = pairing if null is None or not len(null) else null
+    tail = 50 * (1 - problem.confidence)
+    line["null_mean"] = float(np.mean(given))
+    line["null_low"], line["null_high"] = (
+        float(v) for v in np.percentile(given, [tail, 100 - tail])
+    )
+    line["p_matched"] = np.nan
+    if null is not None and len(null):
+        line["p_matched"] = float((1 + (null >= line["value"] - 1e-12).sum()) / (1 + len(null)))
+    return line
+
+
+def items_of(view: Views, roi: str, values: np.ndarray) -> pd.DataFrame:
+    """Each stimulus' value."""
+    return pd.DataFrame(
+        {"subject": view.subject, "stimulus": view.scorer.ids, "roi": roi, "stage": view.stage,
+         "value": values}
+    )  # fmt: skip
+
+
+def finished(
+    problem: Problem,
+    method: str,
+    rows: list[dict[str, Any]],
+    items: list[pd.DataFrame],
+    notes: tuple[str, ...],
+) -> MethodResult:
+    """Table with q, maps that paint each region with its value."""
+    table = pd.DataFrame(rows)
+    table["q"] = np.nan
+    for _, part in table.groupby(["subject", "stage"], sort=False):
+        table.loc[part.index, "q"] = adjusted(part["p"].to_numpy())
+    table = table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]]
+    maps = {}
+    for (subject, stage), part in table.groupby(["subject", "stage"], sort=False):
+        for column in ("value", "q"):
+            painted = np.full(problem.test.n_features, np.nan)
+            for _, line in part.iterrows():
+                painted[np.asarray(problem.rois[line["roi"]])] = line[column]
+            maps[f"{subject}/{stage}/{column}"] = painted
+    return MethodResult(
+        method=method, table=table, maps=maps, items=pd.concat(items, ignore_index=True),
+        notes=notes,
+    )  # fmt: skip
+
+
+def _refitted(problem: Problem, matched: int, stages: tuple[str, ...] | None) -> MethodResult:
+    from neurodiff.bridges.ridge import MultiTargetRidge
+
+    if problem.train is None:
+        raise UsageError("refit fits on the training trials; give train=")
+    chosen = chosen_stages(problem, stages)
+    table = problem.train.trials
+    targets = problem.decoder.truth(list(table["stimulus"].astype(str)))
+    seen, asked = _means(problem.train.array()), _means(problem.test.array())
+    views, graph = list(views_of(problem, chosen)), neighbours_of(problem.test.space)
+    people = table["subject"].astype(str).to_numpy()
+    groups = table["stimulus"].astype(str).to_numpy()
+    rows, items = [], []
+
+    def effect(view: Views, mask: np.ndarray) -> np.ndarray:
+        own = people == view.subject
+        if not own.any():
+            raise DataError(f"there are no training trials of {view.subject} to fit a region on")
+        model = MultiTargetRidge().fit(
+            seen[own][:, mask], _rows(targets[view.stage])[own], groups[own]
+        )
+        predicted = model.predict(asked[view.rows][:, mask])
+        return view.scorer.matrix(predicted) - view.scorer.chance
+
+    for name in problem.progress.over(list(problem.rois), "roi_only, fitted", len(problem.rois)):
+        mask = np.asarray(problem.rois[name])
+        sets = list(matched_sets(mask, matched, graph=graph, seed=problem.seed, name=name))
+        for view in views:
+            null = np.array([np.diagonal(effect(view, other)).mean() for other in sets])
+            matrix = effect(view, mask)
+            rows.append(row_of(problem, view, "roi_only:refit", name, matrix, null=null))
+            items.append(items_of(view, name, np.diagonal(matrix)))
+    counts = dict.fromkeys(chosen, matched)
+    notes = _words(problem, "roi_only:refit", views, counts, graph)
+    return finished(problem, "roi_only:refit", rows, items, notes)
+
+
+def _words(
+    problem: Problem, method: str, views: list[Views], counts: dict[str, int], graph: Any
+) -> tuple[str, ...]:
+    first = views[0]
+    notes = [
+        f"{len(first.rows)} trials of {len(first.scorer.ids)} stimuli a subject; intervals: "
+        f"bootstrap over stimuli, {problem.draws} draws, the decoder held.",
+        f"p: one-sided, {exchange_words(first.scorer.blocks)}, {problem.draws} draws; q: "
+        "Benjamini-Hochberg over the regions of a subject and stage.",
+    ]
+    if any(counts.values()):
+        kind = "patches grown on the recording's neighbourhood" if graph is not None else (
+            "scattered features, because the space has no neighbourhood")  # fmt: skip
+        notes.append(
+            f"Null range: {max(counts.values())} random sets of each region's size ({kind}), apart "
+            "from the region; they may lie on informative cortex, so they say what an average "
+            "piece of this recording does, and not what an empty one does."
+        )
+    if method.startswith("leave_one_out"):
+        notes.append(
+            "A loss near 0 does not say that a region carries nothing: what other regions carry "
+            "too is not lost with it."
+        )
+    if method == "roi_only":
+        notes.append(
+            "The decoder was fitted on all regions together; its weights of a region may hold what "
+            "cancels another's noise, which counts against the region when it is alone."
+        )
+    if pairs := problem.overlapping():
+        a, b = pairs[0]
+        notes.append(
+            f"{len(pairs)} pairs of regions overlap (first: {a} and {b}); features of both count "
+            "in both."
+        )
+    return tuple(notes)
+
+
+def _means(data: np.ndarray) -> np.ndarray:
+    """Over the frames; (n, features)."""
+    data = np.asarray(data, np.float64)
+    return data.mean(axis=tuple(range(1, data.ndim - 1))) if data.ndim > 2 else data
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float64).reshape(len(values), -1)
+
+
+def _digest(data: np.ndarray) -> bytes:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(data).data).digest()

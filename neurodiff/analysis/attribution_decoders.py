@@ -1,0 +1,272 @@
+"""Fitted pipelines as attribution asks them: `MinD3D`, `BrainDiffuser`, any regression.
+
+A stage that is a sum over features of the brain plus a constant has a :class:`LinearStage`;
+methods then compute the part of each region once and add parts up.
+
+    MinD3D          "anchor" (ridge on the mean over frames; linear) and "bridge" (network; not)
+    BrainDiffuser   "vdvae", "text", "vision": linear, unless re-standardised by the test set
+    RidgeDecoder    "features": linear where the estimator has coef_
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.recording import Recording
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.geometry.bank import ShapeBank, grey_views
+
+_MOST_WEIGHTS = 2 * 2**30  # bytes of the weights of one stage that are made
+
+
+@dataclass(frozen=True, eq=False)
+class LinearStage:
+    """A stage that is ``constant + part(read(data))``.
+
+    ``read``: (n, *frames, features) -> (n, features), float64, linear in the data up to a constant;
+    ``part``: (n, features) -> (n, d), linear; ``weights`` (features, d) where they are small enough
+    to be held, so that a region's part is made of its own columns alone.
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    part: Callable[[np.ndarray], np.ndarray]
+    constant: np.ndarray
+    weights: np.ndarray | None = None
+
+    def of(self, rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The part of the features in ``mask``; (n, d)."""
+        if self.weights is not None:
+            return rows[:, mask] @ self.weights[mask]
+        return self.part(np.where(mask, rows, 0.0))
+
+
+class RidgeDecoder:
+    """A fitted regression from responses (n, features) to features of stimuli (n, d).
+
+    Parameters
+    ----------
+    model : has ``predict``; with ``coef_`` (d, features) and ``intercept_`` it is taken as linear.
+    features : name of a stimulus -> (d,), or a table with these names as index.
+    name, stage : for the result.
+
+    Raises
+    ------
+    UsageError : a model without ``predict``.
+    DataError : in `truth`, a stimulus without features.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        features: Mapping[str, np.ndarray] | pd.DataFrame,
+        *,
+        name: str = "ridge",
+        stage: str = "features",
+    ) -> None:
+        if not hasattr(model, "predict"):
+            raise UsageError(
+                f"{type(model).__name__} has no predict; give a fitted pipeline or regression"
+            )
+        if isinstance(features, pd.DataFrame):
+            features = {str(k): row.to_numpy(float) for k, row in features.iterrows()}
+        self.model, self.features, self.name, self.stages = model, features, name, (stage,)
+
+    def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
+        return {self.stages[0]: np.asarray(self.model.predict(flat(data))).reshape(len(data), -1)}
+
+    def truth(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        missing = sorted({str(i) for i in ids} - set(self.features))
+        if missing:
+            raise DataError(
+                f"{len(missing)} stimuli have no features, first {missing[0]!r}; give those of "
+                "every test stimulus"
+            )
+        return {self.stages[0]: np.stack([np.ravel(self.features[str(i)]) for i in ids])}
+
+    def linear(self, stage: str) -> LinearStage | None:
+        coef = getattr(self.model, "coef_", None)
+        if coef is None or getattr(self.model, "intercept_", None) is None:
+            return None
+        weights = np.atleast_2d(np.asarray(coef, np.float64)).T
+        constant = np.broadcast_to(np.asarray(self.model.intercept_, float), weights.shape[1:])
+        return LinearStage(flat, lambda rows: rows @ weights, constant, weights)
+
+
+class BrainDiffuserDecoder:
+    """The three heads of a fitted `BrainDiffuser`, before any picture is made."""
+
+    name = "brain-diffuser"
+
+    def __init__(self, pipe: Any, stimuli: Stimuli, *, heads: Sequence[str] | None = None) -> None:
+        if pipe.input is None:
+            raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
+        self.pipe, self.stimuli = pipe, stimuli
+        self.stages = tuple(heads or pipe.heads)
+        self._true: dict[str, dict[str, np.ndarray]] = {}
+
+    def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
+        rows = self._read(data)
+        return {s: self.pipe.heads[s].predict(rows).reshape(len(rows), -1) for s in self.stages}
+
+    def truth(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        unique = list(dict.fromkeys(map(str, ids)))
+        found = self.pipe.true_features(self.stimuli, unique)
+        where = [unique.index(str(i)) for i in ids]
+        return {s: getattr(found, s).reshape(len(unique), -1)[where] for s in self.stages}
+
+    def linear(self, stage: str) -> LinearStage | None:
+        bridge = self.pipe.heads[stage]
+        if bridge.standardise == "test":
+            return None
+        known = bridge.statistics_
+        scale = np.ones(len(known.std))
+        if bridge.standardise == "loo":
+            spread = np.where(known.std == 0, 1.0, known.loo_std)
+            scale = np.where(known.std == 0, 1.0, known.std / spread)
+        targets, features = len(known.std), len(self.pipe.input.mean)
+
+        def part(rows: np.ndarray) -> np.ndarray:
+            return bridge.patterns(rows)[0].reshape(len(rows), -1) * scale
+
+        weights = None
+        if targets * features * 8 <= _MOST_WEIGHTS:
+            weights = bridge.weights(0, targets)[0].T * scale
+        constant = self.decode(self.pipe.input.mean[None], pd.DataFrame(index=[0]))[stage][0]
+        return LinearStage(self._read, part, constant, weights)
+
+    def _read(self, data: np.ndarray) -> np.ndarray:
+        return (flat(data) - self.pipe.input.mean) / self.pipe.input.std
+
+
+class MinD3DDecoder:
+    """The anchor and the bridge of a fitted `MinD3D`, before any mesh is made.
+
+    Parameters
+    ----------
+    embeddings : name of a stimulus -> its embedding (d,).
+    like : a recording in the model's vertices; its space is that of the data that come.
+    seed : of the bridge's draws.
+    """
+
+    name = "mind3d"
+
+    def __init__(
+        self,
+        pipe: Any,
+        embeddings: Mapping[str, np.ndarray],
+        like: Recording,
+        *,
+        stages: Sequence[str] = ("anchor", "bridge"),
+        seed: int = 0,
+    ) -> None:
+        if pipe.brain is None or pipe.ridge is None:
+            raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
+        if strange := set(stages) - {"anchor", "bridge"}:
+            raise UsageError(f"MinD3D has no stage {sorted(strange)[0]!r}; give anchor or bridge")
+        self.pipe, self.embeddings, self.like, self.seed = pipe, embeddings, like, seed
+        self.stages = tuple(stages)
+
+    @classmethod
+    def of(cls, pipe: Any, stimuli: Stimuli, like: Recording, **options: Any) -> MinD3DDecoder:
+        """With the embeddings of the stimuli's views, as the pipeline was fitted to."""
+        ids = list(dict.fromkeys(like.trials["stimulus"].astype(str)))
+        views = np.stack([grey_views(stimuli[name].mesh) for name in ids])
+        rows = np.asarray(pipe.embedding(views))
+        return cls(pipe, dict(zip(ids, rows, strict=True)), like, **options)
+
+    @classmethod
+    def of_bank(cls, pipe: Any, bank: ShapeBank, like: Recording, **options: Any) -> MinD3DDecoder:
+        """With the embeddings of a bank of shapes that is there already."""
+        ids = list(dict.fromkeys(like.trials["stimulus"].astype(str)))
+        rows = np.asarray(pipe.embedding(bank.views))[bank.rows(ids)]
+        return cls(pipe, dict(zip(ids, rows, strict=True)), like, **options)
+
+    def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
+        recording = Recording(
+            np.ascontiguousarray(data, np.float32), trials.reset_index(drop=True), {},
+            self.like.space, self.like.unit, self.like.simulated,
+        )  # fmt: skip
+        found = {}
+        if "anchor" in self.stages:
+            found["anchor"] = self.pipe.ridge.predict(self.pipe.brain.betas(recording))
+        if "bridge" in self.stages:
+            found["bridge"] = self.pipe.predict_embedding(recording, seed=self.seed)
+        return found
+
+    def truth(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        missing = sorted({str(i) for i in ids} - set(self.embeddings))
+        if missing:
+            raise DataError(
+                f"{len(missing)} stimuli have no embedding, first {missing[0]!r}; give their views"
+            )
+        rows = np.stack([np.asarray(self.embeddings[str(i)], np.float64) for i in ids])
+        return dict.fromkeys(self.stages, rows)
+
+    def linear(self, stage: str) -> LinearStage | None:
+        if stage != "anchor":
+            return None
+        ridge, brain = self.pipe.ridge, self.pipe.brain
+        weights = np.atleast_2d(ridge.coef_).T
+
+        def read(data: np.ndarray) -> np.ndarray:
+            return np.asarray(brain.standardised(data).mean(axis=1), np.float64)
+
+        return LinearStage(read, lambda rows: rows @ weights, ridge.intercept_, weights)
+
+
+def decoder_for(
+    pipe: Any, recording: Recording, stimuli: Any, **options: Any
+) -> tuple[Any, Recording]:
+    """The decoder of a pipeline, and the recording in the features that it reads.
+
+    Parameters
+    ----------
+    pipe : `MinD3D`, `BrainDiffuser`, a decoder already, or a fitted regression.
+    stimuli : `Stimuli`, or for MinD3D and a regression a mapping of names to features.
+
+    Raises
+    ------
+    UsageError : nothing of these kinds, or not fitted.
+    """
+    if all(hasattr(pipe, name) for name in ("decode", "truth", "stages")):
+        return pipe, recording
+    kind = type(pipe).__name__
+    if kind == "BrainDiffuser":
+        return BrainDiffuserDecoder(pipe, stimuli, **options), recording
+    if kind == "MinD3D":
+        if pipe.brain is None:
+            raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
+        recording = pipe.brain.accept(recording)
+        if isinstance(stimuli, ShapeBank):
+            return MinD3DDecoder.of_bank(pipe, stimuli, recording, **options), recording
+        if isinstance(stimuli, Mapping):
+            return MinD3DDecoder(pipe, stimuli, recording, **options), recording
+        return MinD3DDecoder.of(pipe, stimuli, recording, **options), recording
+    if hasattr(pipe, "predict"):
+        return RidgeDecoder(pipe, stimuli, **options), recording
+    raise UsageError(
+        f"{kind} is no pipeline that attribution knows; give a fitted MinD3D, BrainDiffuser, "
+        "regression, or an object with decode, truth and stages"
+    )
+
+
+def linear_stage(decoder: Any, stage: str) -> LinearStage | None:
+    """The linear form of a stage, where the decoder tells one."""
+    tell = getattr(decoder, "linear", None)
+    return None if tell is None else tell(stage)
+
+
+def flat(data: np.ndarray) -> np.ndarray:
+    """(n, features), float64; UsageError for data with frames."""
+    if data.ndim != 2:
+        raise UsageError(
+            f"the data have shape {data.shape}; this decoder reads one number a trial and feature: "
+            "average or model the frames first"
+        )
+    return np.asarray(data, np.float64)

@@ -1,0 +1,155 @@
+"""Statistics of attributions that exist for a trial's own truth and for the truths of others.
+
+A method gives, for one region, the attribution of trial i towards the true features of stimulus j.
+Its value is the mean over stimuli of the diagonal; the null pairs trials with the truths of other
+stimuli, so that what a region adds whatever was shown does not count as information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from neurodiff.analysis.attribution_problem import COLUMNS
+from neurodiff.core.errors import DataError
+from neurodiff.core.seeds import item_seed, numpy_generator
+from neurodiff.metrics.statistics import pairing_null, permutation_p
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """Trials of one subject and the stimuli they showed.
+
+    rows : trials of the test recording, (n,).
+    stimuli : names, in order of appearance.
+    code : (n,) number of the stimulus of each trial.
+    truth : stage -> (stimuli, d), less their mean.
+    centre : stage -> (d,) that mean.
+    """
+
+    subject: str
+    rows: np.ndarray
+    stimuli: tuple[str, ...]
+    code: np.ndarray
+    truth: Mapping[str, np.ndarray]
+    centre: Mapping[str, np.ndarray]
+
+    def by_stimulus(self, values: np.ndarray) -> np.ndarray:
+        """Mean over the trials of each stimulus: (n, ...) -> (stimuli, ...)."""
+        total = np.zeros((len(self.stimuli), *values.shape[1:]))
+        np.add.at(total, self.code, values)
+        return total / np.bincount(self.code).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def shown_to(
+    trials: pd.DataFrame, truth: Mapping[str, np.ndarray], stages: Sequence[str], subject: str
+) -> Shown:
+    """Trials and centred truths of a subject.
+
+    Parameters
+    ----------
+    trials : all test trials.
+    truth : stage -> (trials, d).
+
+    Raises
+    ------
+    DataError : a stage without truth, or fewer than 3 stimuli of this subject.
+    """
+    rows = np.flatnonzero(trials["subject"].to_numpy() == subject)
+    names = trials["stimulus"].to_numpy()[rows]
+    stimuli = tuple(dict.fromkeys(names))
+    if len(stimuli) < 3:
+        raise DataError(
+            f"subject {subject!r} has {len(stimuli)} test stimuli; an interval over stimuli and "
+            "truths of others need at least 3"
+        )
+    place = {name: k for k, name in enumerate(stimuli)}
+    code = np.array([place[name] for name in names])
+    first = rows[np.unique(code, return_index=True)[1]]
+    for stage in stages:
+        if stage not in truth:
+            raise DataError(
+                f"there are no true features of stage {stage!r}; give truth for {list(stages)}"
+            )
+    whole = {s: np.asarray(truth[s], np.float64)[first].reshape(len(first), -1) for s in stages}
+    centre = {s: values.mean(axis=0) for s, values in whole.items()}
+    return Shown(
+        subject=subject,
+        rows=rows,
+        stimuli=stimuli,
+        code=code,
+        truth={s: whole[s] - centre[s] for s in stages},
+        centre=centre,
+    )
+
+
+def others(shown: Shown, count: int, seed: int) -> np.ndarray:
+    """(stimuli, count) numbers of other stimuli, drawn for each stimulus on its own name."""
+    n = len(shown.stimuli)
+    count = min(count, n - 1)
+    found = np.zeros((n, count), np.int64)
+    for k, name in enumerate(shown.stimuli):
+        key = item_seed(seed, subject=shown.subject, stimulus=name, stage="truth of others")
+        drawn = numpy_generator(key).permutation(n - 1)[:count]
+        found[k] = drawn + (drawn >= k)
+    return found
+
+
+def null_of_pairs(pairs: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws,) mean over stimuli with the truths permuted; pairs (stimuli, stimuli)."""
+    return pairing_null(pairs, draws, seed)
+
+
+def null_of_others(wrong: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws,) mean over stimuli with one of the other truths drawn for each; (stimuli, count).
+
+    The few truths of a stimulus are spread less around their own mean than all would be, by
+    (count - 1) / count in variance, which is given back.
+    """
+    n, count = wrong.shape
+    mean = wrong.mean(axis=1, keepdims=True)
+    wide = mean + (wrong - mean) * np.sqrt(count / max(count - 1, 1))
+    rng = numpy_generator(item_seed(seed, subject="", stimulus="", stage="null of others"))
+    picks = rng.integers(count, size=(draws, n))
+    return wide[np.arange(n), picks].mean(axis=1)
+
+
+def bootstrap_means(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws, ...) means of resampled rows of (items, ...)."""
+    n = len(values)
+    rng = numpy_generator(item_seed(seed, subject="", stimulus="", stage="bootstrap"))
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws) / n
+    return np.tensordot(weights, values, axes=1)
+
+
+def table_row(
+    own: np.ndarray, null: np.ndarray, *, draws: int, confidence: float, seed: int
+) -> dict[str, float]:
+    """value, interval, null and one-sided p of items (n,) and null means (draws,)."""
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(bootstrap_means(own, draws, seed), [tail, 100 - tail])
+    null_low, null_high = np.percentile(null, [tail, 100 - tail])
+    return {
+        "value": float(own.mean()),
+        "low": float(low),
+        "high": float(high),
+        "null_mean": float(null.mean()),
+        "null_low": float(null_low),
+        "null_high": float(null_high),
+        "p": permutation_p(float(own.mean()), null),
+    }
+
+
+def attribution_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Rows as a table, with q: Benjamini-Hochberg over the rows of a subject and stage."""
+    from scipy.stats import false_discovery_control
+
+    table = pd.DataFrame(list(rows))
+    table["q"] = np.nan
+    family = ["subject", "stage"] if "of_stage" not in table else ["subject", "of_stage"]
+    for _, part in table.groupby(family, sort=False):
+        table.loc[part.index, "q"] = false_discovery_control(part["p"].to_numpy(float))
+    return table[[*COLUMNS, *[c for c in table if c not in COLUMNS]]]
