@@ -25,7 +25,7 @@ from neurodiff.core.errors import DataError
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import MaskerSpace, MaskSpace, SubSpace
 from neurodiff.core.safe_io import read_csv, read_json, read_npy
-from neurodiff.core.sealed import is_sealed, seal
+from neurodiff.core.sealed import is_sealed
 from neurodiff.datasets.cortex_maps import to_hemispheres, write_cifti
 from neurodiff.datasets.nsd_rois import FsaverageSpace
 from neurodiff.datasets.surface import (
@@ -251,25 +251,21 @@ class StoredResult(NamedTuple):
 
 
 def save_result(result: Any, folder: Path) -> Path:
-    """Write a method's result into a folder of its own; ``done.json`` last."""
+    """Write a method's result into a folder of its own, which is then sealed by its owner."""
     write_csv(folder / "table.csv", result.table)
-    names = ["table.csv", "facts.json"]
     keys = list(result.maps)
     if keys:
         maps = np.stack([np.asarray(result.maps[key], np.float32) for key in keys])
         write_npy(folder / "maps.npy", maps)
-        names.append("maps.npy")
     if result.items is not None:
         write_csv(folder / "items.csv", result.items)
-        names.append("items.csv")
     facts = {"method": result.method, "notes": list(result.notes), "maps": keys}
     write_json(folder / "facts.json", facts)
-    seal(folder, names, {"method": result.method})
     return folder
 
 
 def open_result(folder: Path) -> StoredResult:
-    """What `save_result` wrote.
+    """What `save_result` wrote into a folder that was sealed.
 
     Raises
     ------
