@@ -67,7 +67,9 @@ def regions_of(recording: Recording, rois: Sequence[str] | None = None) -> Recor
 def file_regions(recording: Recording, path: Path) -> dict[str, np.ndarray]:
     """Regions of one file over the features of a recording."""
     space = recording.space
-    volume = re.search(r"(?<!\.dlabel)(?<!\.dscalar)(?<!\.dtseries)\.nii(\.gz)?$", path.name.lower())
+    volume = re.search(
+        r"(?<!\.dlabel)(?<!\.dscalar)(?<!\.dtseries)\.nii(\.gz)?$", path.name.lower()
+    )
     if volume is not None:
         found = _labels_of_voxels(space, path)
         if found:

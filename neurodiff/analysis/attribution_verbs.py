@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from neurodiff.analysis.attribution import DEFAULT, Attribution, facts_of, make_problem, run_method
 from neurodiff.analysis.attribution_files import open_result, save_result
@@ -26,18 +27,24 @@ from neurodiff.analysis.ceilings import ceiling_text
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.page_attribution import FILES, PageData, findings, to_json, write_page
-from neurodiff.analysis.sources import Source, chosen_source, trials_of
+from neurodiff.analysis.sources import OBJECTS, Source, chosen_source, trials_of
 from neurodiff.core.atomic import write_json
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run
-from neurodiff.datasets.opening import MADE_FROM_A_SEED
+from neurodiff.datasets.opening import resolve
+from neurodiff.datasets.simulated.opening import study_of, subject_number
+from neurodiff.datasets.simulated.scene_opening import SCENE_SIZES, scenes_of
+from neurodiff.datasets.simulated.scene_subject import SceneFeatureSpace, plant_scene_subject
+from neurodiff.datasets.simulated.subject import DEFAULT_CEILING
 
 VERSION = 1
 """Of what a stage holds."""
 MODEL = "model"
+PLANTED = (OBJECTS, "simulated_scenes")
+"""Readers of simulations that tell what was planted where."""
 MOST_PICTURES = 48
 """Maps that the page shows; all are files."""
 
@@ -179,7 +186,7 @@ def write_attribution(
     rois: Mapping[str, np.ndarray],
     more: AttributeOptions | None = None,
     ceilings: Sequence[str] = (),
-    truth: Any = None,
+    truth: pd.DataFrame | None = None,
     provenance: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> Path:  # fmt: skip
@@ -229,12 +236,25 @@ def write_attribution(
     return page
 
 
-def planted_truth(source: Source) -> Any:
-    """Areas and what was planted in them, where the data are of a simulation that tells it."""
-    if source.reader not in MADE_FROM_A_SEED:
+def planted_truth(source: Source) -> pd.DataFrame | None:
+    """Areas and what was planted in them; None where the data are not such a simulation."""
+    reader, _, options = resolve(source.data, source.root or ".")
+    if reader not in PLANTED:
         return None
-    study = getattr(source, "planted", None)
-    return study() if study is not None else None
+    number = subject_number(1 if source.subject is None else source.subject)
+    size, seed = options.get("size", "demo"), int(options.get("seed", 0))
+    ceiling = float(options.get("ceiling", DEFAULT_CEILING))
+    if reader == OBJECTS:
+        return study_of(size, seed).subject(number, ceiling=ceiling).areas_table()
+    categories = SCENE_SIZES[size].categories
+    train = scenes_of(size, seed)["train"]
+    return plant_scene_subject(
+        SceneFeatureSpace(train, categories)(train),
+        categories=categories,
+        subject=number,
+        seed=seed,
+        median_ceiling=ceiling,
+    ).areas_table()
 
 
 def digest(rois: Mapping[str, np.ndarray]) -> str:
