@@ -1,40 +1,12 @@
-"""Results of methods with the columns of attribution, made by hand: what `MethodResult` has."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+"""Results of methods made by hand, of which every number is known."""
 
 import numpy as np
 import pandas as pd
 
-COLUMNS = (
-    *("method", "subject", "stage", "roi", "metric", "value", "low", "high"),
-    *("null_mean", "null_low", "null_high", "p", "q", "n_trials", "n_features", "unit"),
-)
+from neurodiff.analysis.attribution_problem import COLUMNS, MethodResult
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
-    """A stand-in with the fields of a method's result."""
-
-    method: str
-    table: pd.DataFrame
-    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
-    items: pd.DataFrame | None = None
-    notes: tuple[str, ...] = ("q: Benjamini-Hochberg over the regions of a subject and stage.",)
-
-
-def made(
-    method: str,
-    values: Mapping[str, float],
-    rois: Mapping[str, np.ndarray],
-    *,
-    good: Sequence[str] = (),
-    subjects: Sequence[str] = ("sub-01",),
-    stage: str = "bridge",
-    maps: Mapping[str, np.ndarray] | None = None,
-) -> Made:
+def made(method, values, rois, *, good=(), subjects=("sub-01",), stage="bridge", maps=None):
     """A result with the given value a region; ``good`` regions have q 0.01, the others 0.6."""
     rows = []
     for number, subject in enumerate(subjects):
@@ -45,5 +17,9 @@ def made(
             size = int(np.sum(rois[roi]))
             who = (method, subject, stage, roi, "correlation")
             rows.append((*who, value, *band, q / 3, q, 300, size, "loss of correlation"))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Made(method=method, table=table, maps=dict(maps or {}))
+    return MethodResult(
+        method=method,
+        table=pd.DataFrame(rows, columns=list(COLUMNS)),
+        maps=dict(maps or {}),
+        notes=("q: Benjamini-Hochberg over the regions of a subject and stage.",),
+    )

@@ -125,9 +125,9 @@ def ceiling_lines(truth: pd.DataFrame) -> list[str]:
     """The planted ceiling in words."""
     loaded = truth[truth["carries"] != "none"]["noise ceiling"]
     return [
-        f"single-trial noise ceiling, planted and known in closed form: median {loaded.median():.3f} "
-        f"over the {len(loaded)} loaded areas ({loaded.min():.3f} to {loaded.max():.3f}), 0 in the "
-        "empty ones; see the table of what was planted"
+        "single-trial noise ceiling, planted and known in closed form: median "
+        f"{loaded.median():.3f} over the {len(loaded)} loaded areas ({loaded.min():.3f} to "
+        f"{loaded.max():.3f}), 0 in the empty ones; see the table of what was planted"
     ]
 
 
