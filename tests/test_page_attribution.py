@@ -1,4 +1,4 @@
-"""The page of an attribution: what is on it is what the methods say, and nothing else is asked for."""
+"""The page of an attribution: what methods say is on it, and nothing is asked from a network."""
 
 import importlib.util
 import json
@@ -96,8 +96,10 @@ def test_every_method_is_asked_and_limited_in_words():
 
 def test_disagreement_tells_redundancy_and_help_apart():
     redundant, helping = disagreements(results()[:2])
-    assert "B is informative" in redundant and "redundancy" in redundant
-    assert "C is missed" in helping and "cancel" in helping
+    assert "B is informative" in redundant
+    assert "redundancy" in redundant
+    assert "C is missed" in helping
+    assert "cancel" in helping
     [shared] = shared_worth([results()[0], results()[2]])
     assert shared.startswith("sub-01, bridge: B has a Shapley value")
 
@@ -150,7 +152,8 @@ def test_the_page_asks_for_nothing_and_holds_every_number():
     stored = json.loads(numbers)
     assert stored == json.loads(json.dumps(to_json(data)))
     assert stored["methods"]["roi_only"][0]["value"] == 0.4
-    assert "Simulated" in text and "Planted truth" in text
+    assert "Simulated" in text
+    assert "Planted truth" in text
     for method in results():
         assert method.notes[0] in text
 
@@ -202,7 +205,8 @@ def test_a_strip_shows_null_interval_and_each_subject():
     assert svg.count("<rect") == 1
     assert "sub-03: 0.420" in svg
     missing = str(roi_strip(rows.assign(value=np.nan, null_low=np.nan), Axis(0.0, 1.0)))
-    assert "<circle" not in missing and "<rect" not in missing
+    assert "<circle" not in missing
+    assert "<rect" not in missing
 
 
 def test_no_result_is_refused():

@@ -350,10 +350,13 @@ def _label_bar(bar: Any, one: BrainMap) -> None:
 def _bytes(figure: Any, format: str) -> bytes:
     if format not in ("png", "svg"):
         raise UsageError(f"pictures are png or svg, not {format!r}")
+    import matplotlib
+
     buffer = io.BytesIO()
     # no date and no program in the file: equal numbers give equal bytes
     metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
-    figure.savefig(buffer, format=format, metadata=metadata, facecolor="white")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neurodiff"}):
+        figure.savefig(buffer, format=format, metadata=metadata, facecolor="white")
     return buffer.getvalue()
 
 
