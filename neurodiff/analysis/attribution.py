@@ -6,8 +6,8 @@
                                                                   .results maps, items, notes
 
 No method answers the question alone, and they disagree for reasons, which each result's notes tell:
-leave-one-out asks what is lost, region-alone what is there, Shapley divides what is shared, encoding
-maps ask of the brain rather than of the decoder, gradients of the decoder at a point.
+leave-one-out asks what is lost, region-alone what is there, Shapley divides what is shared,
+encoding maps ask of the brain rather than of the decoder, and gradients of the decoder at a point.
 
 Examples
 --------
@@ -50,6 +50,7 @@ METHODS: dict[str, str] = {
     "leave_one_out": "neurodiff.analysis.attribution_ablation:leave_one_out",
     "roi_only": "neurodiff.analysis.attribution_ablation:roi_only",
     "shapley": "neurodiff.analysis.attribution_shapley:shapley",
+    "reconstruction": "neurodiff.analysis.attribution_through:reconstruction_loss",
     "gradient_x_input": "neurodiff.analysis.attribution_gradients:gradients",
     "integrated_gradients": "neurodiff.analysis.attribution_gradients:integrated_gradients",
     "frames": "neurodiff.analysis.attribution_frames:frame_maps",
@@ -63,8 +64,12 @@ METHODS: dict[str, str] = {
 name: "leave_one_out:permuted", "roi_only:refit"."""
 DEFAULT = ("leave_one_out", "roi_only", "shapley", "encoding")
 VARIANTS = {
-    "leave_one_out": {v: {"replacement": v} for v in ("mean", "permuted", "noise")},
+    "leave_one_out": {
+        **{v: {"replacement": v} for v in ("mean", "permuted", "noise")},
+        "refit": {"refit": True},
+    },
     "roi_only": {"refit": {"refit": True}},
+    "reconstruction": {v: {"replacement": v} for v in ("mean", "permuted", "noise")},
 }
 FORMAT = "neurodiff-attribution-1"
 
@@ -193,7 +198,7 @@ def attribute_rois(
         (`attribution_problem.Decoder`).
     recording : test trials; with a split "train" beside "test", both are used.
     stimuli : `Stimuli`, or name -> features for a regression.
-    rois : masks by name, names of the recording's own, or None for all of these.
+    rois : masks by name, names of the recording's own, or None for all that hold features.
     metric : "auto", or of `attribution_statistics.METRICS`.
     methods : of :data:`METHODS`, with a variant after a colon.
     settings : ``seed`` (0), ``draws`` (1000), ``confidence`` (0.95), ``train`` (a recording),
@@ -313,7 +318,7 @@ def _masks(
     if rois is None:
         if not own:
             raise UsageError("the recording names no region; give rois=, name -> boolean mask")
-        return own
+        return {name: mask for name, mask in own.items() if mask.any()}
     if missing := [name for name in rois if name not in own]:
         raise UsageError(
             f"the recording has no region {missing[0]!r}; it has {', '.join(own) or 'none'}."

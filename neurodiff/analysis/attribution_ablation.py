@@ -9,10 +9,11 @@ was. Three replacements, which answer different questions:
     noise     Gaussian noise with the region's mean and covariance over the training trials, frames
               and features together: as loud and as smooth, and about nothing
 
-What several regions carry alike is not lost with one of them, so redundant information has small
-losses everywhere. ``roi_only`` is the other end: the score of the decoder when every other region
-is at its training mean. The decoder is the one that was fitted on all regions; ``refit=True`` fits
-a ridge on that region alone, which is what it could tell by itself.
+``roi_only`` is the other end: the score of the decoder when every other region is at its training
+mean. Both ask the decoder that was fitted on all regions: how much it *relies* on one. A decoder
+divides its weights among regions that carry the same, so each of them seems to matter some.
+``refit=True`` fits a ridge anew, without the region or on it alone: what is *unique* to it (nothing
+where others carry the same), and what it could tell by itself.
 
 The null of ``p`` is another pairing of predictions and stimuli (`attribution_statistics`); beside
 it, ``null_*`` and ``p_matched`` say what random sets of the region's size and smoothness do.
@@ -51,6 +52,7 @@ def leave_one_out(
     replacement: Replacement = "mean",
     matched: int | None = None,
     stages: tuple[str, ...] | None = None,
+    refit: bool = False,
 ) -> MethodResult:
     """The loss of score without each region.
 
@@ -59,6 +61,9 @@ def leave_one_out(
     replacement : "mean", "permuted" or "noise", see the module.
     matched : random sets a region; None: 99 where the stage is linear, else 5.
     stages : of the decoder; None is all.
+    refit : instead of replacing, compare a ridge (`MultiTargetRidge`, penalty by leaving out one
+        stimulus at a time) from all features with one from the other features: what others can
+        make up for is then no loss. Random sets are fitted too, so none unless asked for.
 
     Returns
     -------
@@ -72,6 +77,8 @@ def leave_one_out(
     """
     if replacement not in REPLACEMENTS:
         raise UsageError(f"replacement is {replacement!r}; there are {', '.join(REPLACEMENTS)}")
+    if refit:
+        return _refitted(problem, "leave_one_out:refit", True, matched or 0, stages)
 
     def values(conditions: Conditions, stage: str, mask: np.ndarray, name: str) -> np.ndarray:
         return conditions.without(stage, mask, replacement, name)
@@ -93,14 +100,14 @@ def roi_only(
     matched, stages : as `leave_one_out`.
     refit : fit a ridge (`MultiTargetRidge`, penalty by leave-one-stimulus-out) from the region's
         training responses to the truth of the training stimuli, instead of asking the decoder with
-        every other region at its mean. Random sets are fitted too: give ``matched`` a small number.
+        every other region at its mean. Random sets are fitted too, so none unless asked for.
 
     Returns
     -------
     As `leave_one_out`; ``value`` is score minus chance.
     """
     if refit:
-        return _refitted(problem, 5 if matched is None else matched, stages)
+        return _refitted(problem, "roi_only:refit", False, matched or 0, stages)
 
     def values(conditions: Conditions, stage: str, mask: np.ndarray, name: str) -> np.ndarray:
         return conditions.only(stage, mask)
@@ -142,7 +149,7 @@ class Conditions:
         line = self.linear[stage]
         if line is None:
             data = self.data.copy()
-            data[..., mask] = self._replaced(mask, replacement, name)
+            data[..., mask] = self.replaced(mask, replacement, name)
             return self._ask(data, stage)
         part = self.part(stage, mask)
         rest = self.full(stage) - part
@@ -151,7 +158,7 @@ class Conditions:
         if replacement == "permuted":
             return rest + part[self._order(name)]
         noise = np.repeat(self.mean[None], len(self.data), axis=0)
-        noise[..., mask] = self._replaced(mask, "noise", name)
+        noise[..., mask] = self.replaced(mask, "noise", name)
         return rest + line.of(line.read(noise) - line.read(self.mean[None]), mask)
 
     def only(self, stage: str, mask: np.ndarray) -> np.ndarray:
@@ -177,7 +184,8 @@ class Conditions:
             self._asked[key] = self.problem.decoder.decode(data, self.trials)
         return _rows(self._asked[key][stage])
 
-    def _replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+    def replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
+        """What stands in for the responses of ``mask``; (n, *frames, features of the mask)."""
         if replacement == "mean":
             return self.mean[..., mask]
         if replacement == "permuted":
@@ -368,7 +376,9 @@ def finished(
     )  # fmt: skip
 
 
-def _refitted(problem: Problem, matched: int, stages: tuple[str, ...] | None) -> MethodResult:
+def _refitted(
+    problem: Problem, method: str, is_loss: bool, matched: int, stages: tuple[str, ...] | None
+) -> MethodResult:
     from neurodiff.bridges.ridge import MultiTargetRidge
 
     if problem.train is None:
@@ -382,27 +392,35 @@ def _refitted(problem: Problem, matched: int, stages: tuple[str, ...] | None) ->
     groups = table["stimulus"].astype(str).to_numpy()
     rows, items = [], []
 
-    def effect(view: Views, mask: np.ndarray) -> np.ndarray:
+    def matrix(view: Views, mask: np.ndarray) -> np.ndarray:
         own = people == view.subject
         if not own.any():
             raise DataError(f"there are no training trials of {view.subject} to fit a region on")
         model = MultiTargetRidge().fit(
             seen[own][:, mask], _rows(targets[view.stage])[own], groups[own]
         )
-        predicted = model.predict(asked[view.rows][:, mask])
-        return view.scorer.matrix(predicted) - view.scorer.chance
+        return view.scorer.matrix(model.predict(asked[view.rows][:, mask]))
 
-    for name in problem.progress.over(list(problem.rois), "roi_only, fitted", len(problem.rois)):
+    everything = np.ones(problem.test.n_features, bool)
+    whole = {id(v): matrix(v, everything) for v in views} if is_loss else {}
+
+    def effect(view: Views, mask: np.ndarray) -> np.ndarray:
+        if is_loss:
+            return whole[id(view)] - matrix(view, ~mask)
+        return matrix(view, mask) - view.scorer.chance
+
+    for name in problem.progress.over(list(problem.rois), method, len(problem.rois)):
         mask = np.asarray(problem.rois[name])
+        if is_loss and mask.all():
+            raise UsageError(f"region {name!r} is the whole recording; nothing is left to fit")
         sets = list(matched_sets(mask, matched, graph=graph, seed=problem.seed, name=name))
         for view in views:
             null = np.array([np.diagonal(effect(view, other)).mean() for other in sets])
-            matrix = effect(view, mask)
-            rows.append(row_of(problem, view, "roi_only:refit", name, matrix, null=null))
-            items.append(items_of(view, name, np.diagonal(matrix)))
+            found = effect(view, mask)
+            rows.append(row_of(problem, view, method, name, found, null=null))
+            items.append(items_of(view, name, np.diagonal(found)))
     counts = dict.fromkeys(chosen, matched)
-    notes = _words(problem, "roi_only:refit", views, counts, graph)
-    return finished(problem, "roi_only:refit", rows, items, notes)
+    return finished(problem, method, rows, items, _words(problem, method, views, counts, graph))
 
 
 def _words(
@@ -423,10 +441,15 @@ def _words(
             "from the region; they may lie on informative cortex, so they say what an average "
             "piece of this recording does, and not what an empty one does."
         )
-    if method.startswith("leave_one_out"):
+    if method == "leave_one_out:refit":
         notes.append(
             "A loss near 0 does not say that a region carries nothing: what other regions carry "
             "too is not lost with it."
+        )
+    elif method.startswith("leave_one_out"):
+        notes.append(
+            "The decoder was fitted with all regions: the loss says how much it relies on one, and "
+            "regions that carry the same share its weights."
         )
     if method == "roi_only":
         notes.append(

@@ -120,6 +120,19 @@ class BrainDiffuserDecoder:
         where = [unique.index(str(i)) for i in ids]
         return {s: getattr(found, s).reshape(len(unique), -1)[where] for s in self.stages}
 
+    compared = "PixCorr"
+
+    def draw(self, data: np.ndarray, trials: pd.DataFrame) -> list[Any]:
+        """Pictures of single trials, with each trial's own noise."""
+        features = self.pipe.decode_features(self._read(data))
+        keys = list(zip(trials["subject"], trials["stimulus"], trials["repeat"], strict=True))
+        return [one.image for one in self.pipe.generate(features, keys)]
+
+    def compare(self, drawn: list[Any], ids: Sequence[str]) -> np.ndarray:
+        from neurodiff.analysis.attribution_through import pixcorr_scores
+
+        return pixcorr_scores(drawn, [self.stimuli[name].image() for name in ids])
+
     def linear(self, stage: str) -> LinearStage | None:
         bridge = self.pipe.heads[stage]
         if bridge.standardise == "test":
@@ -150,6 +163,7 @@ class MinD3DDecoder:
     Parameters
     ----------
     embeddings : name of a stimulus -> its embedding (d,).
+    stimuli : with their meshes, to compare drawn ones with; None draws none.
     like : a recording in the model's vertices; its space is that of the data that come.
     seed : of the bridge's draws.
     """
@@ -164,21 +178,25 @@ class MinD3DDecoder:
         *,
         stages: Sequence[str] = ("anchor", "bridge"),
         seed: int = 0,
+        stimuli: Stimuli | None = None,
     ) -> None:
         if pipe.brain is None or pipe.ridge is None:
             raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
         if strange := set(stages) - {"anchor", "bridge"}:
             raise UsageError(f"MinD3D has no stage {sorted(strange)[0]!r}; give anchor or bridge")
         self.pipe, self.embeddings, self.like, self.seed = pipe, embeddings, like, seed
-        self.stages = tuple(stages)
+        self.stages, self.stimuli = tuple(stages), stimuli
+
+    compared = "minus Chamfer distance"
 
     @classmethod
     def of(cls, pipe: Any, stimuli: Stimuli, like: Recording, **options: Any) -> MinD3DDecoder:
         """With the embeddings of the stimuli's views, as the pipeline was fitted to."""
         ids = list(dict.fromkeys(like.trials["stimulus"].astype(str)))
-        views = np.stack([grey_views(stimuli[name].mesh) for name in ids])
+        views = np.stack([grey_views(stimuli[name].mesh()) for name in ids])
         rows = np.asarray(pipe.embedding(views))
-        return cls(pipe, dict(zip(ids, rows, strict=True)), like, **options)
+        table = dict(zip(ids, rows, strict=True))
+        return cls(pipe, table, like, **{"stimuli": stimuli, **options})
 
     @classmethod
     def of_bank(cls, pipe: Any, bank: ShapeBank, like: Recording, **options: Any) -> MinD3DDecoder:
@@ -187,11 +205,27 @@ class MinD3DDecoder:
         rows = np.asarray(pipe.embedding(bank.views))[bank.rows(ids)]
         return cls(pipe, dict(zip(ids, rows, strict=True)), like, **options)
 
-    def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
-        recording = Recording(
+    def _recording(self, data: np.ndarray, trials: pd.DataFrame) -> Recording:
+        return Recording(
             np.ascontiguousarray(data, np.float32), trials.reset_index(drop=True), {},
             self.like.space, self.like.unit, self.like.simulated,
         )  # fmt: skip
+
+    def draw(self, data: np.ndarray, trials: pd.DataFrame) -> list[Any]:
+        """Meshes of single trials, with each trial's own noise."""
+        return [
+            one.mesh for one in self.pipe.predict(self._recording(data, trials), seed=self.seed)
+        ]
+
+    def compare(self, drawn: list[Any], ids: Sequence[str]) -> np.ndarray:
+        from neurodiff.analysis.attribution_through import chamfer_scores
+
+        if self.stimuli is None:
+            raise UsageError("meshes are compared with the shapes that were shown; give Stimuli")
+        return chamfer_scores(drawn, [self.stimuli[name].mesh() for name in ids])
+
+    def decode(self, data: np.ndarray, trials: pd.DataFrame) -> dict[str, np.ndarray]:
+        recording = self._recording(data, trials)
         found = {}
         if "anchor" in self.stages:
             found["anchor"] = self.pipe.ridge.predict(self.pipe.brain.betas(recording))
