@@ -1,6 +1,6 @@
 """Fitted decoders as functions that can be differentiated, and the number that is differentiated.
 
-Two kinds of stages: an affine one (`Decoder.affine`: ridge, Brain-Diffuser's heads) needs no
+Two kinds of stages: an affine one (`LinearStage`: ridge, Brain-Diffuser's heads) needs no
 derivative, because what a region adds to the decoded features is found by decoding it alone; any
 other is asked as a function of tensors, `Differentiable`.  MinD-3D is differentiated through
 encoder, aggregation, anchor and the whole walk of the bridge, each trial under its own fixed noise.
@@ -23,6 +23,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from neurodiff.analysis.attribution_decoders import linear_stage
+from neurodiff.analysis.attribution_pairs import Shown
 from neurodiff.analysis.attribution_problem import Decoder, Problem
 from neurodiff.bridges.prior import BridgeDenoiser
 from neurodiff.core.errors import DataError, UsageError
@@ -55,7 +57,7 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
     Parameters
     ----------
     decoder : `Differentiable`, or one whose ``pipe`` is a `MinD3D`.
-    seed : of the walk's noise, as in ``predict``.
+    seed : of the walk's noise, as in ``predict``; the decoder's own where it has one.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
         return decoder.tensors
     pipe = getattr(decoder, "pipe", None)
     if isinstance(pipe, MinD3D):
-        bridge = mind3d_graph(pipe, seed=seed)
+        bridge = mind3d_graph(pipe, seed=getattr(decoder, "seed", seed))
         stages = [s for s in decoder.stages if s not in affine_stages(decoder)]
         return lambda data, trials: dict.fromkeys(stages, bridge(data, trials))
     raise UsageError(
@@ -76,7 +78,34 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
 
 def affine_stages(decoder: Decoder) -> frozenset[str]:
     """Stages that are a sum over features of the brain plus a constant."""
-    return frozenset(getattr(decoder, "affine", ()))
+    return frozenset(s for s in decoder.stages if linear_stage(decoder, s) is not None)
+
+
+class LinearParts:
+    """What a linear stage decodes from the baseline, and what parts of the trials add to it.
+
+    still, whole : (n, d) of the baseline, and the change when all features are the trial's.
+    """
+
+    def __init__(self, problem: Problem, shown: Shown, stage: str, base: np.ndarray) -> None:
+        linear = linear_stage(problem.decoder, stage)
+        if linear is None:
+            raise UsageError(f"the stage {stage!r} of {problem.decoder.name!r} is not linear")
+        self._linear, self._base = linear, base
+        self._data = np.asarray(problem.test.data[shown.rows], np.float32)
+        self._from = linear.read(base[None])
+        self._rows = linear.read(self._data) - self._from
+        everywhere = np.ones(self._rows.shape[1], bool)
+        self.still = linear.constant + linear.of(self._from, everywhere)
+        self.whole = linear.of(self._rows, everywhere)
+
+    def of(self, mask: np.ndarray) -> np.ndarray:
+        """Change by the features in ``mask``, (features,) or (*frames, features): (n, d)."""
+        if mask.ndim == 1:
+            return self._linear.of(self._rows, mask)
+        moved = np.where(mask, self._data, self._base)
+        features = mask.reshape(-1, mask.shape[-1]).any(axis=0)
+        return self._linear.of(self._linear.read(moved) - self._from, features)
 
 
 def mind3d_graph(
@@ -102,9 +131,6 @@ def mind3d_graph(
     mean, std = torch.from_numpy(brain.mean), torch.from_numpy(brain.std)
     weight = torch.from_numpy(np.asarray(pipe.ridge.coef_, np.float32))
     offset = torch.from_numpy(np.asarray(pipe.ridge.intercept_, np.float32))
-    for parameter in networks.parameters():  # derivatives are with respect to the brain
-        parameter.requires_grad_(False)
-    networks.eval()
 
     def embed(data: Tensor, trials: pd.DataFrame) -> Tensor:
         if data.shape[-1] != brain.n_features:
@@ -170,6 +196,20 @@ def checked_scalar(scalar: str) -> None:
     """Refuse an unknown name."""
     if scalar not in get_args(Scalar):
         raise UsageError(f"scalar is {scalar!r}; known are 'projection' and 'similarity'")
+
+
+def unit_of(scalar: str) -> str:
+    """Unit of attributions."""
+    return "share of truth" if scalar == "projection" else "cosine"
+
+
+def scalar_words(scalar: str) -> str:
+    """What is differentiated, for notes."""
+    what = "projection on" if scalar == "projection" else "cosine with"
+    return (
+        f"Scalar: {what} the trial's own true features, both less the mean of the true features of "
+        "the subject's test stimuli."
+    )
 
 
 def pair_scores(decoded: np.ndarray, true: np.ndarray, scalar: str) -> np.ndarray:

@@ -17,9 +17,8 @@ Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks, ICML.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ import torch
 
 from neurodiff.analysis.attribution_differentiable import (
     Graph,
+    LinearParts,
     affine_stages,
     baseline_name,
     baseline_trial,
@@ -34,7 +34,9 @@ from neurodiff.analysis.attribution_differentiable import (
     differentiable,
     pair_derivatives,
     pair_scores,
+    scalar_words,
     tensor_scores,
+    unit_of,
 )
 from neurodiff.analysis.attribution_pairs import (
     Shown,
@@ -46,32 +48,42 @@ from neurodiff.analysis.attribution_pairs import (
     table_row,
 )
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
-from neurodiff.core.errors import DataError, UsageError
+from neurodiff.analysis.attribution_statistics import exchange_words
+from neurodiff.core.errors import UsageError
 
 _BATCH = 32
 _ROWS = 256  # of a batch of trials times steps
 MOST_STEPS = 512
-_AFFINE = 1e-3  # of the spread, by which an affine decoder may miss a mid point
 
 
 def gradients(
-    problem: Problem, *, scalar: str = "projection", baseline: str = "mean", wrong: int = 8
+    problem: Problem,
+    *,
+    scalar: str = "projection",
+    baseline: str = "mean",
+    wrong: int = 8,
+    stages: Sequence[str] | None = None,
 ) -> MethodResult:
     """Gradient x input of each region, in shares of the truth (or of the cosine).
 
     Parameters
     ----------
-    problem : with a decoder that has affine stages or is a function of tensors.
+    problem : with a decoder that has linear stages or is a function of tensors.
     scalar : "projection" or "similarity", see `attribution_differentiable`.
     baseline : "mean" of the subject's training trials, or "zero".
-    wrong : truths of other stimuli that a trial is asked about, where the decoder is not affine.
+    wrong : truths of other stimuli that a trial is asked about, where a stage is not linear.
+    stages : of the decoder; by default all.
 
     Raises
     ------
-    UsageError : an unknown option, a decoder without derivatives, no training trials.
-    DataError : as `baseline_trial` and `shown_to`.
+    UsageError : an unknown option or stage, a decoder without derivatives, no training trials.
+    DataError : no training trials of a subject, too few stimuli, a stage without truth.
     """
-    return _attribute(problem, "gradient_x_input", scalar, baseline, wrong, steps=0)
+    named = tuple(stages) if stages else None
+    how = _How(
+        method="gradient_x_input", scalar=scalar, baseline=baseline, wrong=wrong, stages=named
+    )
+    return _attribute(problem, how)
 
 
 def integrated_gradients(
@@ -82,12 +94,13 @@ def integrated_gradients(
     wrong: int = 4,
     steps: int = 16,
     tolerance: float = 0.01,
+    stages: Sequence[str] | None = None,
 ) -> MethodResult:
     """Integrated gradients of each region; completeness is printed, and a column of the table.
 
     Parameters
     ----------
-    scalar, baseline, wrong : as of :func:`gradients`.
+    scalar, baseline, wrong, stages : as of :func:`gradients`.
     steps : of the integral, Gauss-Legendre; doubled up to 512 while it is not complete.
     tolerance : largest sum over trials of |sum of attributions - (f(x) - f(b))|, as a share of
         the sum of |f(x) - f(b)|.
@@ -101,18 +114,44 @@ def integrated_gradients(
             f"steps is {steps} and tolerance {tolerance}; give 1 to {MOST_STEPS} steps and a "
             "share above 0"
         )
-    return _attribute(
-        problem, "integrated_gradients", scalar, baseline, wrong, steps=steps, tolerance=tolerance
+    how = _How(
+        method="integrated_gradients",
+        scalar=scalar,
+        baseline=baseline,
+        wrong=wrong,
+        steps=steps,
+        tolerance=tolerance,
+        stages=tuple(stages) if stages else None,
     )
+    return _attribute(problem, how)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """Options of both methods; ``steps`` 0 is gradient x input."""
+
+    method: str
+    scalar: str
+    baseline: str
+    wrong: int
+    steps: int = 0
+    tolerance: float = 0.01
+    stages: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        checked_scalar(self.scalar)
+        if self.wrong < 2:
+            raise UsageError(f"wrong is {self.wrong}; give at least 2 truths of other stimuli")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Found:
     """Of one subject and stage, by region.
 
     own : (regions, n) of each trial towards its own truth.
     null : (regions, draws).
     incomplete : share; missed the worst trial, in units of the mean |f(x) - f(b)|.
+    map : (features,) mean over trials.
     """
 
     own: np.ndarray
@@ -120,165 +159,102 @@ class _Found:
     incomplete: float
     missed: float
     steps: int
-    map: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    map: np.ndarray
 
 
-def _attribute(
-    problem: Problem,
-    method: str,
-    scalar: str,
-    baseline: str,
-    wrong: int,
-    *,
-    steps: int,
-    tolerance: float = 0.01,
-) -> MethodResult:
-    checked_scalar(scalar)
-    if wrong < 2:
-        raise UsageError(f"wrong is {wrong}; give at least 2 truths of other stimuli")
+def _attribute(problem: Problem, how: _How) -> MethodResult:
     decoder, affine = problem.decoder, affine_stages(problem.decoder)
-    curved = [s for s in decoder.stages if s not in affine]
-    graph = differentiable(decoder, seed=problem.seed) if curved else None
+    stages = how.stages or decoder.stages
+    graph = None
     regions, masks = list(problem.rois), np.stack(list(problem.rois.values()))
-    rows: list[dict[str, Any]] = []
-    items, maps, notes = [], {}, []
+    rows, items, notes = [], [], []
+    maps: dict[str, np.ndarray] = {}
     for subject in problem.subjects:
-        shown = shown_to(problem.test.trials, problem.truth, decoder.stages, subject)
-        base = baseline_trial(problem, subject, baseline)
-        found: dict[str, _Found] = {}
-        if affine:
-            found |= _of_affine(problem, shown, base, masks, scalar, steps)
-        for stage in curved:
-            found[stage] = _of_graph(
-                problem, graph, stage, shown, base, masks,
-                scalar=scalar, wrong=wrong, steps=steps, tolerance=tolerance,
-            )  # fmt: skip
-        for stage in decoder.stages:
-            one = found[stage]
-            text = _completeness(method, subject, stage, one, tolerance)
+        shown = shown_to(problem, stages, subject)
+        base = baseline_trial(problem, subject, how.baseline)
+        for stage in stages:
+            if stage in affine:
+                found = _of_affine(problem, stage, shown, base, masks, how)
+            else:
+                graph = graph or differentiable(decoder, seed=problem.seed)
+                found = _of_graph(problem, graph, stage, shown, base, masks, how)
+            text = _completeness(how, subject, stage, found)
             problem.progress.say(f"  {text}")
             notes.append(text)
+            name = f"{how.method} {stage}" + (f" {subject}" if len(problem.subjects) > 1 else "")
+            maps[name] = found.map
             for k, region in enumerate(regions):
-                per_stimulus = shown.by_stimulus(one.own[k])
+                values = shown.by_stimulus(found.own[k])
+                place = {"subject": subject, "stage": stage, "roi": region}
+                items.append(pd.DataFrame({**place, "stimulus": shown.stimuli, "value": values}))
                 rows.append(
                     {
-                        "method": method, "subject": subject, "stage": stage, "roi": region,
-                        "metric": scalar,
-                        **table_row(
-                            per_stimulus, one.null[k], draws=problem.draws,
-                            confidence=problem.confidence, seed=problem.seed,
-                        ),
-                        "n_trials": len(shown.rows), "n_features": int(masks[k].sum()),
-                        "unit": "share of truth" if scalar == "projection" else "cosine",
-                        "incomplete": one.incomplete, "steps": one.steps,
+                        "method": how.method,
+                        **place,
+                        "metric": how.scalar,
+                        **table_row(shown, values, found.null[k]),
+                        "n_trials": len(shown.rows),
+                        "n_features": int(masks[k].sum()),
+                        "unit": unit_of(how.scalar),
+                        "incomplete": found.incomplete,
+                        "steps": found.steps,
                     }
-                )  # fmt: skip
-                items.append(
-                    pd.DataFrame(
-                        {"subject": subject, "stimulus": shown.stimuli, "stage": stage,
-                         "roi": region, "value": per_stimulus}
-                    )
-                )  # fmt: skip
-            name = f"{method} {stage}" + (f" {subject}" if len(problem.subjects) > 1 else "")
-            maps[name] = one.map if len(one.map) else _painted(one.own.mean(axis=1), masks)
+                )
+    curved = [s for s in stages if s not in affine]
     return MethodResult(
-        method=method,
+        method=how.method,
         table=attribution_table(rows),
         maps=maps,
         items=pd.concat(items, ignore_index=True),
-        notes=(*_notes(problem, scalar, baseline, wrong if curved else 0, affine), *notes),
+        notes=(*_notes(problem, how, curved, sorted(affine & set(stages))), *notes),
     )
 
 
 # ----------------------------------------------------------------------------- affine decoders
 
 
-def decoded_regions(
-    problem: Problem, shown: Shown, base: np.ndarray, masks: np.ndarray
-) -> tuple[dict[str, np.ndarray], Callable[[int], dict[str, np.ndarray]]]:
-    """What an affine decoder gives for the baseline, and what each region adds to it.
-
-    Parameters
-    ----------
-    masks : (regions, features), or (regions, *frames, features).
-
-    Returns
-    -------
-    stage -> (n, d) of the baseline; and a function of the region's number, -1 for all features,
-    that gives stage -> (n, d) of the change.
-
-    Raises
-    ------
-    DataError : the decoder says that it is affine, and decodes a mid point elsewhere.
-    """
-    trials = problem.test.trials.iloc[shown.rows]
-    data = np.asarray(problem.test.data[shown.rows], np.float32)
-    step = data - base
-    stages = [s for s in problem.decoder.stages if s in affine_stages(problem.decoder)]
-
-    def decode(values: np.ndarray) -> dict[str, np.ndarray]:
-        found = problem.decoder.decode(values.astype(np.float32), trials)
-        return {s: np.asarray(found[s], np.float64).reshape(len(values), -1) for s in stages}
-
-    still = decode(np.broadcast_to(base, data.shape))
-
-    def change(region: int) -> dict[str, np.ndarray]:
-        moved = decode(data if region < 0 else base + np.where(masks[region], step, 0))
-        return {s: moved[s] - still[s] for s in stages}
-
-    half, whole = decode(base + step / 2), change(-1)
-    for s in stages:
-        off = np.abs(half[s] - still[s] - whole[s] / 2).max()
-        if off > _AFFINE * max(float(np.abs(whole[s]).max()), 1e-9):
-            raise DataError(
-                f"stage {s!r} of {problem.decoder.name!r} is listed as affine, but half a step "
-                "decodes to something else than half the change; take it out of decoder.affine"
-            )
-    return still, change
-
-
 def _of_affine(
-    problem: Problem, shown: Shown, base: np.ndarray, masks: np.ndarray, scalar: str, steps: int
-) -> dict[str, _Found]:
-    still, change = decoded_regions(problem, shown, base, masks)
-    whole, found = change(-1), {}
-    # derivatives of an affine decoder change along the path through the scalar alone
-    nodes, weights = np.polynomial.legendre.leggauss(max(steps, 1))
-    places = [(1.0, 1.0)]
-    if steps and scalar == "similarity":
-        places = [((x + 1) / 2, w / 2) for x, w in zip(nodes, weights, strict=True)]
+    problem: Problem,
+    stage: str,
+    shown: Shown,
+    base: np.ndarray,
+    masks: np.ndarray,
+    how: _How,
+) -> _Found:
+    parts = LinearParts(problem, shown, stage, base)
+    start, true = parts.still - shown.centre[stage], shown.truth[stage]
+    own = np.arange(len(shown.rows)), shown.code
+    ends = np.broadcast_to(start, parts.whole.shape), start + parts.whole
+    before, after = (pair_scores(y, true, how.scalar)[own] for y in ends)
 
-    def pairs(stage: str, moved: np.ndarray) -> np.ndarray:
-        start = still[stage] - shown.centre[stage]
-        total = np.zeros((len(moved), len(shown.stimuli)))
+    def pairs(moved: np.ndarray, steps: int) -> np.ndarray:
+        """(n, stimuli): mean derivative along ``moved``; it changes through the scalar alone."""
+        total = np.zeros((len(moved), len(true)))
+        nodes, weights = np.polynomial.legendre.leggauss(steps or 1)
+        places = zip((nodes + 1) / 2, weights / 2, strict=True) if steps else [(1.0, 1.0)]
         for place, weight in places:
-            at = start + place * whole[stage]
-            total += weight * pair_derivatives(moved, at, shown.truth[stage], scalar)
+            total += weight * pair_derivatives(moved, start + place * parts.whole, true, how.scalar)
         return total
 
-    own_column = np.arange(len(shown.rows)), shown.code
-    for stage in still:
-        start = still[stage] - shown.centre[stage]
-        gain = [
-            pair_scores(y, shown.truth[stage], scalar)[own_column]
-            for y in (start + whole[stage], start)
-        ]
-        reached = pairs(stage, whole[stage])[own_column]
-        share, worst = _incomplete(reached, gain[0] - gain[1])
-        found[stage] = _Found(
-            own=np.zeros((len(masks), len(shown.rows))),
-            null=np.zeros((len(masks), problem.draws)),
-            incomplete=share,
-            missed=worst,
-            steps=len(places),
-        )
-    for k in range(len(masks)):
-        for stage, moved in change(k).items():
-            values = pairs(stage, moved)
-            found[stage].own[k] = values[own_column]
-            square = shown.by_stimulus(values)
-            found[stage].null[k] = null_of_pairs(square, problem.draws, problem.seed)
-    return found
+    steps = how.steps if how.scalar == "similarity" else min(how.steps, 1)
+    while True:
+        share, worst = _incomplete(pairs(parts.whole, steps)[own], after - before)
+        if not how.steps or share <= how.tolerance or 2 * steps > MOST_STEPS:
+            break
+        steps *= 2
+    values, null = [], []
+    for mask in masks:
+        found = pairs(parts.of(mask), steps)
+        values.append(found[own])
+        null.append(null_of_pairs(shown, found))
+    return _Found(
+        own=np.stack(values),
+        null=np.stack(null),
+        incomplete=share,
+        missed=worst,
+        steps=steps,
+        map=_painted(np.mean(values, axis=1), masks),
+    )
 
 
 # --------------------------------------------------------------------------- any other decoder
@@ -286,16 +262,12 @@ def _of_affine(
 
 def _of_graph(
     problem: Problem,
-    graph: Graph,
+    graph: Graph | None,
     stage: str,
     shown: Shown,
     base: np.ndarray,
     masks: np.ndarray,
-    *,
-    scalar: str,
-    wrong: int,
-    steps: int,
-    tolerance: float,
+    how: _How,
 ) -> _Found:
     trials = problem.test.trials.iloc[shown.rows].reset_index(drop=True)
     centre = torch.from_numpy(shown.centre[stage]).float()
@@ -308,30 +280,29 @@ def _of_graph(
                 f"the decoder {problem.decoder.name!r} has a stage {stage!r} that its tensors do "
                 f"not give; they give {', '.join(given)}"
             )
-        return tensor_scores(given[stage].flatten(1) - centre, truth[aim], scalar)
+        return tensor_scores(given[stage].flatten(1) - centre, truth[aim], how.scalar)
 
+    steps = how.steps
     while True:
         own, gain, mean = _towards(problem, f, shown, base, masks, shown.code, steps)
         share, worst = _incomplete(own[-1], gain)
-        if not steps or share <= tolerance or 2 * steps > MOST_STEPS:
+        if not steps or share <= how.tolerance or 2 * steps > MOST_STEPS:
             break
         steps *= 2
         problem.progress.say(f"  {stage}: incomplete by {share:.1%}; {steps} steps")
-    other = others(shown, wrong, problem.seed)
-    towards = np.stack(
-        [
-            _towards(problem, f, shown, base, masks, other[shown.code, j], steps)[0]
-            for j in range(other.shape[1])
-        ],
-        axis=-1,
-    )  # (regions + 1, n, wrong)
-    null = np.stack(
-        [
-            null_of_others(shown.by_stimulus(one), problem.draws, problem.seed)
-            for one in towards[:-1]
-        ]
+    other = others(shown, how.wrong, problem.seed)
+    null = np.zeros((len(masks), len(shown.stimuli), other.shape[1]))
+    for j in range(other.shape[1]):
+        towards = _towards(problem, f, shown, base, masks, other[shown.code, j], steps)[0]
+        null[:, :, j] = [shown.by_stimulus(row) for row in towards[:-1]]
+    return _Found(
+        own=own[:-1],
+        null=np.stack([null_of_others(shown, one) for one in null]),
+        incomplete=share,
+        missed=worst,
+        steps=steps,
+        map=mean,
     )
-    return _Found(own=own[:-1], null=null, incomplete=share, missed=worst, steps=steps, map=mean)
 
 
 def _towards(
@@ -400,15 +371,15 @@ def _incomplete(reached: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
     return float(missed.mean() / size), float(missed.max() / size)
 
 
-def _completeness(method: str, subject: str, stage: str, found: _Found, tolerance: float) -> str:
+def _completeness(how: _How, subject: str, stage: str, found: _Found) -> str:
     place = f"{stage} of {subject}"
     size = f"{found.incomplete:.2g} of |f(x) - f(b)|, at worst {found.missed:.2g} in one trial"
-    if method == "gradient_x_input":
-        return f"{place}: the sum over all features misses {size}; gradients promise no more"
+    if not how.steps:
+        return f"{place}: the sum over all features misses {size}; a gradient promises no less"
     text = f"{place}: integrated gradients miss {size}, with {found.steps} steps"
-    if found.incomplete <= tolerance:
-        return f"{text}: complete to {tolerance:.0%}"
-    return f"{text}: NOT complete to {tolerance:.0%}; read these values with that in mind"
+    if found.incomplete <= how.tolerance:
+        return f"{text}: complete to {how.tolerance:.0%}"
+    return f"{text}: NOT complete to {how.tolerance:.0%}, so that their sum is not the change"
 
 
 def _painted(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -417,24 +388,26 @@ def _painted(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.where(count > 0, values @ masks / np.maximum(count, 1), np.nan)
 
 
-def _notes(
-    problem: Problem, scalar: str, baseline: str, wrong: int, affine: Mapping | frozenset
-) -> list[str]:
+def _notes(problem: Problem, how: _How, curved: list[str], affine: list[str]) -> list[str]:
     notes = [
-        f"Scalar: {scalar} of the decoded features on the trial's own true features, both less "
-        "the mean of the true features of the subject's test stimuli.",
-        f"Baseline: {baseline_name(baseline)}.",
-        "p is one-sided, (1 + b) / (1 + B), against truths of other stimuli "
-        + (f"({wrong} for each stimulus). " if wrong else "(all permuted over stimuli). ")
-        + "q is Benjamini-Hochberg over the regions of a subject and stage. Intervals: bootstrap "
-        "over stimuli.",
+        f"{scalar_words(how.scalar)} Baseline: {baseline_name(how.baseline)}.",
+        "p is one-sided, (1 + b) / (1 + B). q is Benjamini-Hochberg over the regions of a subject "
+        "and stage. Intervals: bootstrap over stimuli.",
         "Gradients describe the model: a region that it does not read gets 0, whatever the "
         "region carries.",
     ]
+    for subject in problem.subjects:
+        words = exchange_words(shown_to(problem, (), subject).blocks)
+        notes.append(f"Null of {subject}: truths of other stimuli; {words}.")
+    if curved:
+        notes.append(
+            f"{', '.join(curved)}: of all pairings, {how.wrong} other truths of each stimulus "
+            "were computed, and the null draws from them."
+        )
     if affine:
         notes.append(
-            f"Affine stages ({', '.join(sorted(affine))}): by decoding each region alone, which "
-            "is exact; their maps show each region's sum in all its features."
+            f"{', '.join(affine)}: affine, so that each region was decoded alone, which is exact; "
+            "the map shows a region's sum in all its features."
         )
     if problem.overlapping():
         notes.append("Some regions overlap, so that their values do not add up.")

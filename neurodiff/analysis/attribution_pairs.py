@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.attribution_problem import COLUMNS
-from neurodiff.core.errors import DataError
+from neurodiff.analysis.attribution_problem import COLUMNS, Problem
+from neurodiff.analysis.attribution_statistics import Resampling, adjusted, exchange_blocks
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
-from neurodiff.metrics.statistics import pairing_null, permutation_p
+from neurodiff.metrics.statistics import permutation_p
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +29,8 @@ class Shown:
     code : (n,) number of the stimulus of each trial.
     truth : stage -> (stimuli, d), less their mean.
     centre : stage -> (d,) that mean.
+    blocks : run of each stimulus where runs part them: truths change places within a run.
+    resampling : draws of this subject's stimuli, the same for every region.
     """
 
     subject: str
@@ -36,6 +39,8 @@ class Shown:
     code: np.ndarray
     truth: Mapping[str, np.ndarray]
     centre: Mapping[str, np.ndarray]
+    blocks: np.ndarray | None
+    resampling: Resampling
 
     def by_stimulus(self, values: np.ndarray) -> np.ndarray:
         """Mean over the trials of each stimulus: (n, ...) -> (stimuli, ...)."""
@@ -44,20 +49,15 @@ class Shown:
         return total / np.bincount(self.code).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def shown_to(
-    trials: pd.DataFrame, truth: Mapping[str, np.ndarray], stages: Sequence[str], subject: str
-) -> Shown:
+def shown_to(problem: Problem, stages: Sequence[str], subject: str) -> Shown:
     """Trials and centred truths of a subject.
-
-    Parameters
-    ----------
-    trials : all test trials.
-    truth : stage -> (trials, d).
 
     Raises
     ------
+    UsageError : no such stage.
     DataError : a stage without truth, or fewer than 3 stimuli of this subject.
     """
+    trials, truth = problem.test.trials, problem.truth
     rows = np.flatnonzero(trials["subject"].to_numpy() == subject)
     names = trials["stimulus"].to_numpy()[rows]
     stimuli = tuple(dict.fromkeys(names))
@@ -70,6 +70,11 @@ def shown_to(
     code = np.array([place[name] for name in names])
     first = rows[np.unique(code, return_index=True)[1]]
     for stage in stages:
+        if stage not in problem.decoder.stages:
+            raise UsageError(
+                f"{problem.decoder.name!r} has no stage {stage!r}; it has "
+                f"{', '.join(problem.decoder.stages)}"
+            )
         if stage not in truth:
             raise DataError(
                 f"there are no true features of stage {stage!r}; give truth for {list(stages)}"
@@ -83,27 +88,31 @@ def shown_to(
         code=code,
         truth={s: whole[s] - centre[s] for s in stages},
         centre=centre,
+        blocks=exchange_blocks(trials.iloc[rows], np.array(stimuli, dtype=object), code),
+        resampling=Resampling(
+            len(stimuli),
+            subject,
+            draws=problem.draws,
+            seed=problem.seed,
+            confidence=problem.confidence,
+        ),
     )
 
 
 def others(shown: Shown, count: int, seed: int) -> np.ndarray:
-    """(stimuli, count) numbers of other stimuli, drawn for each stimulus on its own name."""
+    """(stimuli, count) numbers of other stimuli of the block, drawn on each stimulus's name."""
     n = len(shown.stimuli)
-    count = min(count, n - 1)
+    blocks = np.zeros(n, int) if shown.blocks is None else shown.blocks
+    count = min(count, min(np.sum(blocks == b) for b in set(blocks)) - 1)
     found = np.zeros((n, count), np.int64)
     for k, name in enumerate(shown.stimuli):
         key = item_seed(seed, subject=shown.subject, stimulus=name, stage="truth of others")
-        drawn = numpy_generator(key).permutation(n - 1)[:count]
-        found[k] = drawn + (drawn >= k)
+        choice = np.flatnonzero((blocks == blocks[k]) & (np.arange(n) != k))
+        found[k] = numpy_generator(key).permutation(choice)[:count]
     return found
 
 
-def null_of_pairs(pairs: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(draws,) mean over stimuli with the truths permuted; pairs (stimuli, stimuli)."""
-    return pairing_null(pairs, draws, seed)
-
-
-def null_of_others(wrong: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def null_of_others(shown: Shown, wrong: np.ndarray) -> np.ndarray:
     """(draws,) mean over stimuli with one of the other truths drawn for each; (stimuli, count).
 
     The few truths of a stimulus are spread less around their own mean than all would be, by
@@ -112,25 +121,19 @@ def null_of_others(wrong: np.ndarray, draws: int, seed: int) -> np.ndarray:
     n, count = wrong.shape
     mean = wrong.mean(axis=1, keepdims=True)
     wide = mean + (wrong - mean) * np.sqrt(count / max(count - 1, 1))
-    rng = numpy_generator(item_seed(seed, subject="", stimulus="", stage="null of others"))
-    picks = rng.integers(count, size=(draws, n))
+    picks = numpy_generator(shown.resampling.seed).integers(count, size=(shown.resampling.draws, n))
     return wide[np.arange(n), picks].mean(axis=1)
 
 
-def bootstrap_means(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """(draws, ...) means of resampled rows of (items, ...)."""
-    n = len(values)
-    rng = numpy_generator(item_seed(seed, subject="", stimulus="", stage="bootstrap"))
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws) / n
-    return np.tensordot(weights, values, axes=1)
+def null_of_pairs(shown: Shown, pairs: np.ndarray) -> np.ndarray:
+    """(draws,) mean over stimuli with the truths permuted; pairs (n, stimuli) of each trial."""
+    return shown.resampling.pairing_p(shown.by_stimulus(pairs), shown.blocks)[1]
 
 
-def table_row(
-    own: np.ndarray, null: np.ndarray, *, draws: int, confidence: float, seed: int
-) -> dict[str, float]:
-    """value, interval, null and one-sided p of items (n,) and null means (draws,)."""
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(bootstrap_means(own, draws, seed), [tail, 100 - tail])
+def table_row(shown: Shown, own: np.ndarray, null: np.ndarray) -> dict[str, float]:
+    """value, interval, null and one-sided p of stimuli (n,) and null means (draws,)."""
+    tail = 50 * (1 - shown.resampling.confidence)
+    low, high = shown.resampling.interval(own)
     null_low, null_high = np.percentile(null, [tail, 100 - tail])
     return {
         "value": float(own.mean()),
@@ -145,11 +148,9 @@ def table_row(
 
 def attribution_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """Rows as a table, with q: Benjamini-Hochberg over the rows of a subject and stage."""
-    from scipy.stats import false_discovery_control
-
     table = pd.DataFrame(list(rows))
     table["q"] = np.nan
-    family = ["subject", "stage"] if "of_stage" not in table else ["subject", "of_stage"]
+    family = ["subject", "of_stage" if "of_stage" in table else "stage"]
     for _, part in table.groupby(family, sort=False):
-        table.loc[part.index, "q"] = false_discovery_control(part["p"].to_numpy(float))
+        table.loc[part.index, "q"] = adjusted(part["p"].to_numpy(float))
     return table[[*COLUMNS, *[c for c in table if c not in COLUMNS]]]
