@@ -52,6 +52,19 @@ KINDS = {
         _ABLATION.format(with_what="noise of the same mean, size and smoothness"),
         _REDUNDANT,
     ),
+    "leave_one_out:refit": Kind(
+        "Refitted without the region",
+        UNIQUE,
+        "What does a decoder lose that was fitted without the region?",
+        "What is left is information that no other region gives; what regions share is missed by "
+        "design.",
+    ),
+    "reconstruction": Kind(
+        "Leave one region out, reconstruction",
+        UNIQUE,
+        "How much worse are the final meshes or pictures when the region's responses are replaced?",
+        _REDUNDANT + " Few trials are reconstructed, so intervals are wide.",
+    ),
     "roi_only": Kind(
         "One region alone",
         ALONE,

@@ -38,6 +38,7 @@ from neurodiff.datasets.simulated.attribution_subjects import (
 
 DESIGNS = ("own", "shared")
 METHODS = ("leave_one_out:mean", "roi_only", "shapley", "encoding", "patterns")
+OPTIONS: dict[str, dict[str, Any]] = {"roi_only": {"matched": 20}}
 
 
 class DemoSize(NamedTuple):
@@ -91,7 +92,7 @@ def _design(run: Run, design: str, sizes: DemoSize, progress: Progress) -> list[
     problem = ridge_problem(subject, sizes, seed=run.seed, progress=progress)
     results = run_stages(
         run, problem, sizes.methods, [design, problem.test.fingerprint(), digest(problem.rois)],
-        progress=progress,
+        options=OPTIONS, progress=progress,
     )  # fmt: skip
     truth = subject.truth.drop(columns=["next to"])
     page = write_attribution(
