@@ -48,8 +48,8 @@ def main() -> None:
     began = time.monotonic()
     problem = make_problem(pipe, test, study.stimuli, areas, train=train)
     print(
-        f"{test.n_trials} trials of {test.trials.stimulus.nunique()} objects, {len(areas)} regions, "
-        f"{asked.threads} threads, {asked.matched} matched sets (bridge 5)"
+        f"{test.n_trials} trials of {test.trials.stimulus.nunique()} objects, {len(areas)} "
+        f"regions, {asked.threads} threads; anchor: {asked.matched} matched sets a region"
     )
     print(f"{'':34}{'wall s':>8}{'CPU s':>8}")
     told("truth of the stimuli", began, time.process_time())

@@ -117,7 +117,7 @@ def frame_maps(
                             "method": f"frames:{how}",
                             **place,
                             "metric": scalar,
-                            **table_row(shown, values, null),
+                            **table_row(shown.resampling, values, null),
                             "n_trials": len(shown.rows),
                             "n_features": int(mask.sum()),
                             "unit": unit_of(scalar),

@@ -192,7 +192,7 @@ def _attribute(problem: Problem, how: _How) -> MethodResult:
                         "method": how.method,
                         **place,
                         "metric": how.scalar,
-                        **table_row(shown, values, found.null[k]),
+                        **table_row(shown.resampling, values, found.null[k]),
                         "n_trials": len(shown.rows),
                         "n_features": int(masks[k].sum()),
                         "unit": unit_of(how.scalar),

@@ -130,10 +130,10 @@ def null_of_pairs(shown: Shown, pairs: np.ndarray) -> np.ndarray:
     return shown.resampling.pairing_p(shown.by_stimulus(pairs), shown.blocks)[1]
 
 
-def table_row(shown: Shown, own: np.ndarray, null: np.ndarray) -> dict[str, float]:
+def table_row(resampling: Resampling, own: np.ndarray, null: np.ndarray) -> dict[str, float]:
     """value, interval, null and one-sided p of stimuli (n,) and null means (draws,)."""
-    tail = 50 * (1 - shown.resampling.confidence)
-    low, high = shown.resampling.interval(own)
+    tail = 50 * (1 - resampling.confidence)
+    low, high = resampling.interval(own)
     null_low, null_high = np.percentile(null, [tail, 100 - tail])
     return {
         "value": float(own.mean()),
