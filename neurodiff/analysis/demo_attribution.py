@@ -37,7 +37,7 @@ from neurodiff.datasets.simulated.attribution_subjects import (
 )
 
 DESIGNS = ("own", "shared")
-METHODS = ("leave_one_out:mean", "roi_only", "shapley", "encoding", "patterns")
+METHODS = ("leave_one_out:mean", "roi_only", "shapley", "encoding")
 OPTIONS: dict[str, dict[str, Any]] = {"roi_only": {"matched": 20}}
 
 
