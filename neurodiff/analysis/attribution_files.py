@@ -56,7 +56,7 @@ class MapNames:
     @property
     def participant(self) -> str:
         """``"sub-01"``, or ``"group"`` where a map is of several subjects."""
-        label = label_of(re.sub(r"^sub-", "", self.subject))
+        label = label_of(re.sub(r"^sub-", "", self.subject)) if self.subject != "all" else ""
         return f"sub-{label}" if label else "group"
 
     def name(self, ending: str, **entities: str) -> str:

@@ -89,7 +89,8 @@ def attribute_run(
 
     Parameters
     ----------
-    run : folder of a run of MinD-3D or Brain-Diffuser; for one of LDAE see `attribute_scans`.
+    run : folder of a run of MinD-3D, Brain-Diffuser or LDAE (regions of scans occluded: see
+        `attribution_scans`).
     out : folder of page, maps and table; by default ``attribution`` in the run's folder.
     rois : names of the recording's regions, or files with regions (NIfTI, GIfTI, CIFTI); None for
         all that the recording has.
@@ -109,8 +110,8 @@ def attribute_run(
         from neurodiff.analysis.attribution_scans import attribute_scans
 
         return attribute_scans(
-            opened, target, rois, seed=seed, more=more, progress=progress
-        )  # fmt: skip
+            opened, target, rois, methods=methods, seed=seed, more=more, progress=progress
+        )
     source, own = chosen_source(own_source(opened), more.data, more.root, more.subject)
     recording, stimuli = source.open(progress)
     test = regions_of(trials_of(recording, "test") if own else recording, rois)
@@ -292,7 +293,7 @@ def _facts(found: Attribution) -> dict[str, str]:
     for name, value in facts.items():
         words = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         out[name] = {"True": "yes", "False": "no"}.get(words, words)
-    out["subjects"] = f"{len(people)}: {', '.join(map(str, people[:12]))}"
+    out["subjects"] = ", ".join(map(str, people[:24])) + (" ..." if len(people) > 24 else "")
     out["regions"] = f"{len(regions)}: " + ", ".join(f"{k} ({v})" for k, v in regions.items())
     return out
 
