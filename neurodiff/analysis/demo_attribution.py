@@ -38,7 +38,10 @@ from neurodiff.datasets.simulated.attribution_subjects import (
 
 DESIGNS = ("own", "shared")
 METHODS = ("leave_one_out:mean", "roi_only", "shapley", "encoding")
-OPTIONS: dict[str, dict[str, Any]] = {"roi_only": {"matched": 20}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "leave_one_out:mean": {"matched": 49},
+    "roi_only": {"matched": 20},
+}
 
 
 class DemoSize(NamedTuple):
