@@ -125,7 +125,7 @@ def picture(
     rois: Mapping[str, np.ndarray] | None = None,
     kind: str = "auto",
     surface: str = "inflated",
-    mni: bool = False,
+    below: Any = None,
     format: str = "png",
 ) -> bytes:
     """A map as PNG or SVG.
@@ -136,7 +136,7 @@ def picture(
     kind : "flat" (vertices of the visual cortex), "surface" (both hemispheres from two sides, the
         S1200 average), "slices" (voxels), or "auto": flat where there is one, else slices.
     surface : of "surface", e.g. "inflated" or "flat".
-    mni : voxels are in MNI space, so the template is drawn below them.
+    below : nibabel image in the space of the voxels, drawn below them, such as `template`.
     format : "png" or "svg".
 
     Raises
@@ -151,7 +151,7 @@ def picture(
     if chosen == "surface" and at.kind == "fsLR":
         return _surface(one, at.values, surface, format)
     if chosen == "slices" and at.kind == "voxels":
-        return _slices(one, *at.values, mni, format)
+        return _slices(one, *at.values, below, format)
     raise UsageError(
         f"a picture of the kind {kind!r} does not go with the space {space.name!r}; vertices of "
         "the visual cortex have flat and surface, voxels have slices"
@@ -270,7 +270,9 @@ def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> by
     return _bytes(figure, format)
 
 
-def _slices(one: BrainMap, volume: np.ndarray, affine: np.ndarray, mni: bool, format: str) -> bytes:
+def _slices(
+    one: BrainMap, volume: np.ndarray, affine: np.ndarray, below: Any, format: str
+) -> bytes:
     import nibabel
     from matplotlib.figure import Figure
     from nilearn.plotting import plot_stat_map
@@ -280,7 +282,7 @@ def _slices(one: BrainMap, volume: np.ndarray, affine: np.ndarray, mni: bool, fo
     figure = Figure(figsize=(8.2, 3.3), dpi=DPI)
     plot_stat_map(
         image,
-        bg_img=_template() if mni else None,
+        bg_img=below,
         figure=figure,
         axes=(0.0, 0.0, 0.88, 0.88),
         display_mode="ortho",
@@ -306,7 +308,7 @@ def _cut(volume: np.ndarray, affine: np.ndarray) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def _template() -> Any:
+def template() -> Any:
     """The MNI152 template inside nilearn, 2 mm."""
     from nilearn.datasets import load_mni152_template
 
@@ -363,7 +365,7 @@ def _bytes(figure: Any, format: str) -> bytes:
 # ------------------------------------------------------------------------------- interactive
 
 
-def interactive(one: BrainMap, space: Any, path: str | Path, *, mni: bool = False) -> Path:
+def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = None) -> Path:
     """A page with a map that can be turned (surface) or cut anywhere (volume), by nilearn.
 
     The page holds its scripts and asks for nothing from a network, which is checked.
@@ -391,7 +393,6 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, mni: bool = Fals
 
         volume, affine = at.values
         image = nibabel.Nifti1Image(np.nan_to_num(volume), affine)
-        below = _template() if mni else None
         page = view_img(
             image, bg_img=below, black_bg=False, threshold=1e-12,
             cut_coords=_cut(volume, affine), **shared,

@@ -96,7 +96,7 @@ def attribute_scans(
                 pipe, volumes, kept.scans, regions, probe=probes, mean=mean, how=how,
                 progress=progress,
             )  # fmt: skip
-            save_result(flattened(result), stage.path("table.csv").parent)
+            save_result(without_maps(result), stage.path("table.csv").parent)
             stage.finish({"method": result.method, "rows": len(result.table)})
         results.append(MethodResult(**open_result(stage.folder)._asdict()))
     run.touch()
@@ -118,8 +118,16 @@ def attribute_scans(
             "model": pipe.identity[:16],
             "neurodiff": package_version() or "unknown",
         },
+        below=mean_image(volumes, affine),
         progress=progress,
     )
+
+
+def mean_image(volumes: np.ndarray, affine: np.ndarray) -> Any:
+    """Mean of scans (n, 1, i, j, k) as an image: what maps are drawn on, and no person's."""
+    import nibabel
+
+    return nibabel.Nifti1Image(volumes.mean(axis=(0, 1)).astype(np.float32), affine)
 
 
 def atlas_of(
@@ -159,11 +167,10 @@ def grid_recording(
     )
 
 
-def flattened(result: MethodResult) -> MethodResult:
-    """The result with maps (voxels,) instead of (i, j, k), in C order."""
-    maps = {name: np.asarray(values).ravel() for name, values in result.maps.items()}
+def without_maps(result: MethodResult) -> MethodResult:
+    """The result without its maps, which tell what painting the table on the regions tells."""
     return MethodResult(
-        method=result.method, table=result.table, maps=maps, items=result.items, notes=result.notes
+        method=result.method, table=result.table, items=result.items, notes=result.notes
     )
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from neurodiff.analysis.attribution import DEFAULT, Attribution, facts_of, make_problem, run_method
 from neurodiff.analysis.attribution_files import open_result, save_result
 from neurodiff.analysis.attribution_maps import BrainMap, brain_maps, write_maps
-from neurodiff.analysis.attribution_pictures import interactive, picture
+from neurodiff.analysis.attribution_pictures import interactive, picture, template
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_regions import regions_of
 from neurodiff.analysis.ceilings import ceiling_text
@@ -189,6 +189,7 @@ def write_attribution(
     ceilings: Sequence[str] = (),
     truth: pd.DataFrame | None = None,
     provenance: Mapping[str, str] | None = None,
+    below: Any = None,
     progress: Progress = SILENT,
 ) -> Path:  # fmt: skip
     """Maps, views, page and JSON of an attribution in one folder; returns the page.
@@ -197,9 +198,11 @@ def write_attribution(
     ----------
     recording : of the test trials, in the space of the masks.
     truth : table of what was planted, for simulated recordings.
+    below : image to draw voxels on; by default the template where they are in MNI space.
     """
     more = more or AttributeOptions()
-    mni = (more.space_label or "").startswith("MNI")
+    if below is None and (more.space_label or "").startswith("MNI"):
+        below = template()
     progress.say("maps: writing")
     written = write_maps(
         found, recording, out, rois=rois, task=more.task, space_label=more.space_label
@@ -210,8 +213,8 @@ def write_attribution(
     if len(written.files) > 2:  # more than description and table: features have a place
         for one in progress.over(shown, "pictures"):
             key = (one.method, one.subject, one.stage, one.statistic)
-            pictures[key] = picture(one, recording.space, rois=rois, mni=mni)
-        links = _views(shown, recording, out, mni, progress) if more.views else {}
+            pictures[key] = picture(one, recording.space, rois=rois, below=below)
+        links = _views(shown, recording, out, below, progress) if more.views else {}
     links["table of all numbers (TSV)"] = "attribution.tsv"
     left = sum(not one.is_probability for one in maps) - len(shown)
     notes = [*found.notes, *written.notes]
@@ -299,7 +302,7 @@ def _facts(found: Attribution) -> dict[str, str]:
 
 
 def _views(
-    maps: Sequence[BrainMap], recording: Recording, out: Path, mni: bool, progress: Progress
+    maps: Sequence[BrainMap], recording: Recording, out: Path, below: Any, progress: Progress
 ) -> dict[str, str]:
     """One view that turns for each method, of its first map."""
     links: dict[str, str] = {}
@@ -310,7 +313,7 @@ def _views(
         done.add(one.method)
         name = f"view-{len(done):02d}.html"
         try:
-            interactive(one, recording.space, out / FILES / name, mni=mni)
+            interactive(one, recording.space, out / FILES / name, below=below)
         except UsageError as error:  # a space without a view
             progress.say(f"  no view that turns: {error}")
             return {}
