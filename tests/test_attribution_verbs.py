@@ -111,6 +111,21 @@ def test_labels_of_a_volume_are_regions_with_the_names_beside_it(tmp_path):
     assert list(regions_of(cut, [str(path)]).rois) == ["V1"]
 
 
+def test_labels_of_a_volume_at_vertices_are_regions_too(tmp_path):
+    points = load_visual_cortex().midthickness
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = (-90, -126, -72)
+    volume = np.zeros((46, 55, 46), np.int16)
+    volume[:23], volume[23:] = 2, 5  # left of x = 0, and right
+    path = tmp_path / "sides_dseg.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume, affine), path)
+    found = regions_of(cortex_recording(), [str(path)]).rois
+    assert list(found) == ["label 2", "label 5"]
+    left = found["label 2"]
+    assert not (left & found["label 5"]).any()
+    assert points[left, 0].max() < 0 < points[found["label 5"], 0].min() + 4
+
+
 def test_a_volume_of_values_or_of_another_grid_is_refused(tmp_path):
     recording = voxel_recording(np.ones((4, 4, 4), bool))
     path = tmp_path / "far.nii.gz"
@@ -119,7 +134,7 @@ def test_a_volume_of_values_or_of_another_grid_is_refused(tmp_path):
         regions_of(recording, [str(path)])
     broken = tmp_path / "broken.nii"
     broken.write_bytes(b"not an image")
-    with pytest.raises(DataError, match="broken.nii"):
+    with pytest.raises(DataError, match=r"broken\.nii"):
         regions_of(recording, [str(broken)])
 
 

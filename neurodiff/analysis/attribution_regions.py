@@ -71,7 +71,7 @@ def file_regions(recording: Recording, path: Path) -> dict[str, np.ndarray]:
         r"(?<!\.dlabel)(?<!\.dscalar)(?<!\.dtseries)\.nii(\.gz)?$", path.name.lower()
     )
     if volume is not None:
-        found = _labels_of_voxels(space, path)
+        found = _labels_of_voxels(space, path) or _labels_at_vertices(space, path)
         if found:
             return found
     return rois_for(space, path)
@@ -102,6 +102,38 @@ def _labels_of_voxels(space: Any, path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} has no label inside this recording; check its space")
     names = _names(path)
     return {names.get(int(k), f"label {int(k)}"): values == k for k in labels}
+
+
+def _labels_at_vertices(space: Any, path: Path) -> dict[str, np.ndarray]:
+    """A region a label of a volume, at the vertices of the cortex; empty for one label."""
+    if isinstance(space, MaskSpace | MaskerSpace):
+        return {}
+    values = np.asarray(open_image(path).dataobj)
+    labels = np.unique(values[values > 0]) if values.ndim == 3 else np.zeros(0)
+    if len(labels) < 2 or not np.array_equal(labels, np.round(labels)):
+        return {}
+    if len(labels) > MOST_LABELS:
+        raise DataError(
+            f"{path} has {len(labels):,} labels; it looks like values and not like labels"
+        )
+    names, found = _names(path), {}
+    above = _above(space, path, float(labels[0]) - 0.5)
+    for label, following in zip(labels, [*labels[1:], np.inf], strict=True):
+        # what is above this label and not above the next one
+        higher = _above(space, path, float(following) - 0.5)
+        inside = above & ~higher
+        if inside.any():
+            found[names.get(int(label), f"label {int(label)}")] = inside
+        above = higher
+    return found
+
+
+def _above(space: Any, path: Path, threshold: float) -> np.ndarray:
+    try:
+        [mask] = rois_for(space, path, threshold=threshold).values()
+    except DataError:  # no feature above it
+        return np.zeros(space.n_features, bool)
+    return mask
 
 
 def _names(path: Path) -> dict[int, str]:
