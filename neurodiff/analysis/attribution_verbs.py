@@ -40,6 +40,7 @@ from neurodiff.datasets.simulated.opening import study_of, subject_number
 from neurodiff.datasets.simulated.scene_opening import SCENE_SIZES, scenes_of
 from neurodiff.datasets.simulated.scene_subject import SceneFeatureSpace, plant_scene_subject
 from neurodiff.datasets.simulated.subject import DEFAULT_CEILING
+from neurodiff.geometry.bank import grey_views
 
 VERSION = 1
 """Of what a stage holds."""
@@ -120,16 +121,17 @@ def attribute_run(
     pipe, model = _model(opened, kind)
     shown: Any = stimuli
     if kind != IMAGES:
-        ids = list(dict.fromkeys(test.trials["stimulus"]))
-        shown = source.bank(ids, progress) or stimuli
+        ids = recording.trials["stimulus"] if own else test.trials["stimulus"]
+        shown = Embeddings(pipe, stimuli, source.bank(list(dict.fromkeys(ids)), progress), ids)
     problem = make_problem(
         pipe, test, shown, None, metric, train=train, seed=seed, draws=more.draws,
         progress=progress,
     )  # fmt: skip
+    inputs = [model, str(opened.inputs.get("recording", "")) if own else "no training trials"]
+    inputs += [test.fingerprint(), digest(problem.rois)]
     results = run_stages(
-        opened, problem, methods or DEFAULT, [model, test.fingerprint(), digest(problem.rois)],
-        options=more.options, progress=progress,
-    )  # fmt: skip
+        opened, problem, methods or DEFAULT, inputs, options=more.options, progress=progress
+    )
     found = Attribution(results=tuple(results), facts=facts_of(problem))
     return write_attribution(
         found,
@@ -147,6 +149,40 @@ def attribute_run(
         },
         progress=progress,
     )
+
+
+class Embeddings(Mapping[str, np.ndarray]):
+    """Embeddings of the views of stimuli as MinD-3D was fitted to them, made when asked for.
+
+    Parameters
+    ----------
+    pipe : a fitted `MinD3D`.
+    stimuli : with meshes; read where ``bank`` has no shape at hand.
+    bank : of the stimuli, or None.
+    ids : names of the stimuli.
+    """
+
+    def __init__(self, pipe: Any, stimuli: Any, bank: Any, ids: Any) -> None:
+        self._pipe, self._stimuli = pipe, stimuli
+        self._ids = list(dict.fromkeys(map(str, ids)))
+        self._made: dict[str, np.ndarray] = {}
+        if bank is not None:
+            rows = np.asarray(pipe.embedding(bank.views))[bank.rows(self._ids)]
+            self._made = dict(zip(self._ids, rows, strict=True))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            if name not in self._ids:
+                raise KeyError(name)
+            views = grey_views(self._stimuli[name].mesh)
+            self._made[name] = np.asarray(self._pipe.embedding(views[None]))[0]
+        return self._made[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def run_stages(
