@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +27,10 @@ from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import MaskerSpace, MaskSpace, SubSpace
 from neurodiff.core.safe_io import read_csv, read_json, read_npy
 from neurodiff.core.sealed import is_sealed
-from neurodiff.datasets.cortex_maps import to_hemispheres, write_cifti
+from neurodiff.datasets.cortex_maps import to_hemispheres
 from neurodiff.datasets.nsd_rois import FsaverageSpace
 from neurodiff.datasets.surface import (
+    N_MESH,
     FlatImageSpace,
     FlatMapSpace,
     load_grayordinates,
@@ -147,7 +149,7 @@ def write_map(folder: Path, names: MapNames, values: Any, space: Any) -> list[Pa
     if at.kind == "fsLR":
         dense = place / names.name(".dscalar.nii", space="fsLR", den="91k")
         title = f"{names.method} {names.stage} {names.statistic}".replace("  ", " ")
-        write_cifti(dense, at.values, (title,))
+        _write_cifti(dense, at.values, title)
         sides = to_hemispheres(at.values)
         return [
             dense,
@@ -174,6 +176,27 @@ def write_map(folder: Path, names: MapNames, values: Any, space: Any) -> list[Pa
     space_name = label_of(names.space_label or "")
     given = {"space": space_name} if space_name else {}
     return [_write_nifti(place / names.name(".nii.gz", **given), *at.values, space_name)]
+
+
+def _write_cifti(path: Path, values: np.ndarray, title: str) -> Path:
+    import nibabel
+    from nibabel.cifti2 import Cifti2Image, ScalarAxis
+
+    image = Cifti2Image(values[None], (ScalarAxis([title]), _cortex_axis()))
+    image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS")
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _cortex_axis() -> Any:
+    """The 59,412 cortical grayordinates, made once a process: it takes longer than a file."""
+    from nibabel.cifti2 import BrainModelAxis
+
+    gray = load_grayordinates()
+    left = BrainModelAxis.from_surface(gray.left, N_MESH, "CortexLeft")
+    return left + BrainModelAxis.from_surface(gray.right, N_MESH, "CortexRight")
 
 
 def _write_gifti(path: Path, data: np.ndarray, side: str, title: str) -> Path:
