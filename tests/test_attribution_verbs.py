@@ -212,6 +212,9 @@ def test_the_planted_truth_of_the_simulated_studies():
     table = planted_truth(Source("simulated_tiny", None, 1))
     assert table.set_index("area")["carries"]["MT"] == "nothing"
     assert table.set_index("area")["carries"]["V1"] == "contrast"
+    [said] = attribution_verbs._planted_ceiling(table)
+    assert "23 loaded areas" in said
+    assert attribution_verbs._planted_ceiling(None) == []
     assert planted_truth(Source("fmri_shape", "somewhere", 1)) is None
 
 

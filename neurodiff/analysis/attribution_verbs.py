@@ -133,14 +133,15 @@ def attribute_run(
         opened, problem, methods or DEFAULT, inputs, options=more.options, progress=progress
     )
     found = Attribution(results=tuple(results), facts=facts_of(problem))
+    truth = planted_truth(source) if test.simulated else None
     return write_attribution(
         found,
         problem.test,
         target,
         rois=problem.rois,
         more=more,
-        ceilings=_ceilings(source, recording if own else test),
-        truth=planted_truth(source) if test.simulated else None,
+        ceilings=[*ceiling_text(recording if own else test).splitlines(), *_planted_ceiling(truth)],
+        truth=truth,
         provenance={
             "run": opened.folder.name,
             "data": source.label,
@@ -245,7 +246,8 @@ def write_attribution(
         found, recording, out, rois=rois, task=more.task, space_label=more.space_label
     )
     maps = brain_maps(found.results, rois, recording.n_features)
-    shown = [one for one in maps if not one.is_probability][:MOST_PICTURES]
+    told = [one for one in maps if not one.is_probability and np.isfinite(one.values).any()]
+    shown = told[:MOST_PICTURES]
     pictures, links = {}, {}
     if len(written.files) > 2:  # more than description and table: features have a place
         for one in progress.over(shown, "pictures"):
@@ -253,7 +255,7 @@ def write_attribution(
             pictures[key] = picture(one, recording.space, rois=rois, below=below)
         links = _views(shown, recording, out, below, progress) if more.views else {}
     links["table of all numbers (TSV)"] = "attribution.tsv"
-    left = sum(not one.is_probability for one in maps) - len(shown)
+    left = len(told) - len(shown)
     notes = [*found.notes, *written.notes]
     if left > 0:
         notes.append(f"{left} further maps are not drawn; they are among the files")
@@ -320,8 +322,16 @@ def _model(run: Run, kind: str) -> tuple[Any, str]:
     return MinD3D.from_pretrained(folder), fingerprint_of(folder)
 
 
-def _ceilings(source: Source, recording: Recording) -> list[str]:
-    return ceiling_text(recording).splitlines()
+def _planted_ceiling(truth: pd.DataFrame | None) -> list[str]:
+    """The ceiling of a simulated subject in words, where the table of what was planted tells it."""
+    column = "median noise ceiling, single trial"
+    if truth is None or column not in truth:
+        return []
+    loaded = truth.loc[truth["carries"] != "nothing", column]
+    return [
+        f"planted noise ceiling of a single trial, known in closed form: {loaded.min():.3f} to "
+        f"{loaded.max():.3f} (median of each of the {len(loaded)} loaded areas), 0 in the others"
+    ]
 
 
 def _facts(found: Attribution) -> dict[str, str]:
