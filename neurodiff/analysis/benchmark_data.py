@@ -1,0 +1,175 @@
+"""What went into a run: fingerprints, counts, the histogram of repeats, the split and its leaks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pandas as pd
+
+from neurodiff.analysis.decoding import own_source
+from neurodiff.analysis.kinds import SCANS, pipeline_of_run
+from neurodiff.analysis.splits import trained_on
+from neurodiff.core.errors import NeurodiffError
+from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.recording import Recording
+from neurodiff.core.run import Run
+from neurodiff.core.stimuli import Stimuli
+from neurodiff.datasets.opening import read_card
+
+NOT_AVAILABLE = "not available"
+_INPUTS = ("networks", "weights")  # these are weights, and stand there
+
+
+Opened = tuple[Recording, Stimuli]
+
+
+def open_run_data(run: Run, progress: Progress = SILENT) -> Opened | str:
+    """The recording that a run was fitted on with its stimuli, or why it cannot be had."""
+    source = own_source(run)
+    if source is None:
+        return "the run does not say where its data are"
+    if pipeline_of_run(run.folder) == SCANS:
+        return "scans are counted by people and visits, on the page of the run"
+    try:
+        return source.open(progress)
+    except NeurodiffError as error:
+        return str(error)
+
+
+def data_facts(run: Run, opened: Opened | str | None = None) -> dict[str, Any]:
+    """Inputs as recorded, what the card of the data set says, and counts by split.
+
+    Parameters
+    ----------
+    opened : of `open_run_data`; the recording is counted and checked against the recorded
+        fingerprint. None: the data are left alone.
+    """
+    facts: dict[str, Any] = {
+        "inputs": {k: v for k, v in run.inputs.items() if k not in _INPUTS},
+        "trained on": _brief(trained_on(run) or {}),
+        **_of_card(run),
+    }
+    if opened is None:
+        return facts
+    if isinstance(opened, str):
+        return facts | {"counts": f"{NOT_AVAILABLE}: {opened}"}
+    recording, _ = opened
+    facts["unit"] = recording.unit
+    facts["space"] = str(getattr(recording.space, "name", ""))
+    facts["shape of a trial"] = " x ".join(map(str, recording.data.shape[1:]))
+    facts["regions"] = len(recording.rois)
+    facts["counts"] = {
+        str(split): counts_of(part) for split, part in recording.trials.groupby("split", sort=False)
+    }
+    stated = run.inputs.get("recording")
+    if stated is not None and "train" in set(recording.trials["split"]):
+        train = recording.select((recording.trials["split"] == "train").to_numpy())
+        same = train.fingerprint() == stated
+        facts["training data as they were"] = "yes" if same else "NO: other values than at the fit"
+    return facts
+
+
+def counts_of(trials: pd.DataFrame) -> dict[str, Any]:
+    """Subjects, sessions, runs, trials, stimuli, and how many stimuli have how many repeats.
+
+    Sessions and runs are counted within subjects, repeats within subject and stimulus.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"subject": "a", "session": 1, "run": [1, 1, 2], "stimulus": list("xyx")})
+    >>> counts_of(table)["stimuli by repeats"]
+    {'1': 1, '2': 1}
+    """
+    repeats = trials.groupby(["subject", "stimulus"], sort=False).size()
+    histogram = repeats.value_counts().sort_index()
+    return {
+        "subjects": int(trials["subject"].nunique()),
+        "sessions": len(trials[["subject", "session"]].drop_duplicates()),
+        "runs": len(trials[["subject", "session", "run"]].drop_duplicates()),
+        "trials": len(trials),
+        "stimuli": int(trials["stimulus"].nunique()),
+        "stimuli by repeats": {str(k): int(v) for k, v in histogram.items()},
+    }
+
+
+def leak_table(opened: Opened | str) -> tuple[pd.DataFrame, str]:
+    """What of the test is in the training: one row a check, and a sentence about how it was asked.
+
+    The audit of `neurodiff.analysis.leakage` where it is there; without it, the checks that a
+    table of trials can answer: same stimulus, same run, same person.
+    """
+    if isinstance(opened, str):
+        return pd.DataFrame(), f"Not checked: {opened}."
+    recording, stimuli = opened
+    splits = recording.trials["split"]
+    if not {"train", "test"} <= set(splits):
+        return pd.DataFrame(), f"Not checked: splits are {', '.join(dict.fromkeys(splits))}."
+    train = recording.select((splits == "train").to_numpy())
+    test = recording.select((splits == "test").to_numpy())
+    try:
+        audit = importlib.import_module("neurodiff.analysis.leakage").audit
+    except ModuleNotFoundError:
+        note = "Checked by the table of trials alone: pictures and shapes were not compared."
+        return plain_leaks(train.trials, test.trials), note
+    try:
+        report = audit(train, test, stimuli)
+    except NeurodiffError as error:
+        return plain_leaks(train.trials, test.trials), f"By the table of trials alone: {error}"
+    return report.table, "By the audit of `neurodiff.analysis.leakage`."
+
+
+def plain_leaks(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Checks of two tables of trials: check, found, of, verdict, examples."""
+    rows = []
+
+    def add(check: str, test_names: pd.Series, train_names: pd.Series, verdict: str) -> None:
+        unique = list(dict.fromkeys(test_names))
+        shared = [name for name in unique if name in set(train_names)]
+        rows.append(
+            {
+                "check": check,
+                "found": len(shared),
+                "of": len(unique),
+                "verdict": verdict if shared else "none",
+                "examples": ", ".join(map(str, shared[:3])),
+            }
+        )
+
+    add("stimulus in both", test["stimulus"], train["stimulus"], "LEAK")
+    names = [
+        part["subject"].astype(str) + [f" {s}/{r}" for s, r in part[["session", "run"]].to_numpy()]
+        for part in (test, train)
+    ]
+    add("run in both", names[0], names[1], "correlated noise")
+    add("person in both", test["subject"], train["subject"], "stated: within people")
+    return pd.DataFrame(rows)
+
+
+def repeats_text(counts: dict[str, Any]) -> str:
+    """``"96 x 3, 4 x 2"``: stimuli by their number of repeats, most frequent first."""
+    histogram = counts.get("stimuli by repeats") or {}
+    ordered = sorted(histogram.items(), key=lambda item: -item[1])
+    return ", ".join(f"{n} x {times}" for times, n in ordered) or NOT_AVAILABLE
+
+
+def _of_card(run: Run) -> dict[str, Any]:
+    source = own_source(run)
+    name = source.data if source is not None else str(run.inputs.get("data") or "")
+    try:
+        card = read_card(name)
+    except NeurodiffError:
+        return {"licence": "not recorded", "citation": "not recorded"}
+    return {
+        name: str(getattr(card, name)).strip()
+        for name in ("what", "licence", "citation", "units", "splits")
+        if getattr(card, name, None)
+    }
+
+
+def _brief(known: dict[str, Any]) -> dict[str, Any]:
+    """Long lists as their length."""
+    return {
+        key: f"{len(value)} of them" if isinstance(value, list) and len(value) > 60 else value
+        for key, value in known.items()
+    }
