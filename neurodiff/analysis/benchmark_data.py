@@ -77,7 +77,7 @@ def counts_of(trials: pd.DataFrame) -> dict[str, Any]:
 
     Examples
     --------
-    >>> table = pd.DataFrame({"subject": "a", "session": 1, "run": [1, 1, 2], "stimulus": list("xyx")})
+    >>> table = pd.DataFrame({"subject": "a", "session": 1, "run": 1, "stimulus": list("xyx")})
     >>> counts_of(table)["stimuli by repeats"]
     {'1': 1, '2': 1}
     """

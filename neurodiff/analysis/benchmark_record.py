@@ -39,8 +39,8 @@ PARTS = (
 NOT_RECORDED = "not recorded"
 FITTED = "fitted by this run"
 SEED_RULE = (
-    "first 63 bits of SHA-256 of (run seed, subject, stimulus, sample, stage): neither batch, order "
-    "nor shard changes an item's noise"
+    "first 63 bits of SHA-256 of (run seed, subject, stimulus, sample, stage): neither batch nor "
+    "order nor shard changes an item's noise"
 )
 
 

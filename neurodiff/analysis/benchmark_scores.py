@@ -35,8 +35,9 @@ def tidy_scores(run: Run) -> pd.DataFrame:
     except MissingDataError:
         return pd.DataFrame(columns=list(TIDY))
     table = table.copy()
-    if "scan" in table and "part" in table:  # brain scans: the part that has a pixel for a pixel
-        table = table[table["part"] == "reconstruction"].rename(columns={"scan": "stimulus"})
+    if "scan" in table and "part" in table:  # brain scans: people are the unit, not their visits
+        table = table[table["part"] == "reconstruction"].drop(columns="scan")
+        table = table.rename(columns={"subject": "stimulus"})
     if "condition" not in table or "stimulus" not in table:
         return pd.DataFrame(columns=list(TIDY))
     defaults = {"data": str(run.inputs.get("data", "")), "protocol": "", "subject": ""}
