@@ -137,7 +137,7 @@ def test_holm_is_a_step_down_and_never_below_the_p():
 
 def test_planted_sources_of_variance_are_found(tmp_path):
     rng = np.random.default_rng(3)
-    seeds, people, stimuli = 12, 10, 60
+    seeds, people, stimuli = 6, 5, 60
     sizes = {"seed": 0.5, "subject": 2.0, "stimulus": 1.0, "residual": 0.3}
     of_seed = sizes["seed"] * rng.normal(size=seeds)
     of_person = sizes["subject"] * rng.normal(size=people)
@@ -155,7 +155,7 @@ def test_planted_sources_of_variance_are_found(tmp_path):
         assert found.loc[name, "variance"] == pytest.approx(planted.var(ddof=1), rel=0.1)
     assert found.loc["residual", "SD"] == pytest.approx(0.3, rel=0.05)
     assert found.loc["seed:subject", "share"] < 0.01
-    expected = of_seed.var(ddof=1) / 12 + of_person.var(ddof=1) / 10
+    expected = of_seed.var(ddof=1) / 6 + of_person.var(ddof=1) / 5
     expected += of_stimulus.var(ddof=1) / 60
     error = found.loc["standard error of the mean", "variance"]
     assert error == pytest.approx(expected, rel=0.05)

@@ -78,7 +78,7 @@ def cells_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def means_by_source(runs: Sequence[Run]) -> pd.DataFrame:
-    """The method's mean of each run, seed and subject: run, seed, subject, data, metric, mean, n."""
+    """The method's means, one row a run, subject, data set and metric, with the run's seed."""
     rows = []
     for run in runs:
         for key, part in cells_of([run]).groupby(["subject", "data", "metric"], sort=False):
