@@ -8,6 +8,7 @@ nothing of the old run but the plan.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +118,32 @@ def commands(plan: dict[str, Any], recipe: str = "recipe.yaml") -> list[str]:
     return lines
 
 
+def fit_recipe(
+    pipeline: str,
+    recipe: str,
+    overrides: Sequence[str],
+    out: Path,
+    data: str | None,
+    root: Path | None,
+    subject: int | str | None,
+    seed: int,
+) -> Path:
+    """Fit a recipe of any pipeline below ``out``; goes on where it was interrupted."""
+    if pipeline == IMAGES:
+        from neurodiff.analysis.image_fit import fit_images as fit
+    elif pipeline == SCANS:
+        from neurodiff.analysis.ldae_fit import fit_cohort as fit
+    else:
+        from neurodiff.analysis.verbs import fit
+    return Path(fit(recipe, list(overrides), out, data, root, subject, seed, False))
+
+
 def _fit(plan: dict[str, Any], folder: Path) -> Path:
     recipe = folder / f"{plan['recipe'].get('name', 'recipe')}.yaml"
     write_yaml(recipe, plan["recipe"])
     root = _path(plan["root"])
-    place = (str(recipe), [], folder / "runs", plan["data"], root, plan["subject"], plan["seed"])
-    if plan["pipeline"] == IMAGES:
-        from neurodiff.analysis.image_fit import fit_images as fit
-    elif plan["pipeline"] == SCANS:
-        from neurodiff.analysis.ldae_fit import fit_cohort as fit
-    else:
-        from neurodiff.analysis.verbs import fit
-    return Path(fit(*place, False))
+    place = (folder / "runs", plan["data"], root, plan["subject"], plan["seed"])
+    return fit_recipe(plan["pipeline"], str(recipe), (), *place)
 
 
 def _decoded(run: Run, pipeline: str) -> list[dict[str, Any]]:

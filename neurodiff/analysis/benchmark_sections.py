@@ -250,7 +250,10 @@ def _scores(runs: Sequence[Run], tidies: Mapping[str, pd.DataFrame], seed: int) 
                 "share: 0 at the floor, 1 at the ceiling, beside the raw score and never instead "
                 f"of it. {STATISTICS[0].upper()}{STATISTICS[1:]}. Corrected by {MULTIPLICITY}."
             )
-            tables.append((f"{name}: against each floor", floors, text, False))
+            first = ["data"] if floors["data"].nunique() > 1 else []
+            first += ["metric", "floor", "ours", "floor mean", "ceiling mean", "difference"]
+            columns = [*first, "p", "holm", "q", "n", "share", "share low", "share high", "note"]
+            tables.append((f"{name}: against each floor", floors[columns], text, False))
         chances = {
             m: what.chance
             for m in tidy["metric"].unique()
