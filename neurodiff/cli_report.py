@@ -97,7 +97,7 @@ def diff(
         Path | None, typer.Option("--out", metavar="FILE", help="The differences as JSON.")
     ] = None,
 ) -> None:
-    """What differs: settings, data, weights, versions, scores. Exit code 0 the same, 1 different."""
+    """What differs: settings, data, weights, versions, scores. Exit code 0 the same, 1 not."""
     from neurodiff.analysis.report_diff import diff_reports
     from neurodiff.core.atomic import write_json
 

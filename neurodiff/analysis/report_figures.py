@@ -273,11 +273,10 @@ def _chance(run: Run, metric: str) -> float:
     return float("nan") if what is None or what.chance is None else float(what.chance)
 
 
-# ----------------------------------------------------------------------------------- drawings
-
-
-def _grid(figure: Figure, n: int, height: float, columns: int = 2) -> list[Axes]:
- loor_table, drawings.draw_floors),
+KINDS: dict[str, tuple[Callable[..., pd.DataFrame], Callable[..., None]]] = {
+    "scores": (_score_table, drawings.draw_scores),
+    "items": (_item_table, drawings.draw_items),
+    "floors": (_floor_table, drawings.draw_floors),
     "seeds": (_seed_table, drawings.draw_seeds),
     "training": (_training_table, drawings.draw_training),
     "curve": (_curve_table, drawings.draw_curve),
