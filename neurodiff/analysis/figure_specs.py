@@ -1,7 +1,7 @@
 """Specifications of figures: which runs to make and what to draw of them, in one YAML file.
 
-A file in ``analysis/`` names recipes, data sets and seeds; `carry_out` fits, decodes and scores what
-is not there yet, and draws. The same file gives the same runs, since a run's folder is named after
+A file in ``analysis/`` names recipes, data sets and seeds; `carry_out` fits, decodes and scores
+what is not there yet, and draws. The same file gives the same runs, since a run's folder is named after
 its recipe and data, and what is done is not repeated.
 """
 
@@ -77,8 +77,6 @@ def read_specification(name: str) -> Specification:
     twice = sorted({one for one in files if files.count(one) > 1})
     if twice:
         raise UsageError(f"{found.name}: two figures are called {twice[0]}; give each its file")
-    if any(one.attribute for one in found.make) and not _attributes():
-        raise UsageError(f"{found.name} asks for attribution, which this version does not have")
     return found
 
 
@@ -101,6 +99,8 @@ def carry_out(
     UsageError, DataError : as of fitting, decoding, scoring and drawing.
     """
     spec = read_specification(specification) if isinstance(specification, str) else specification
+    if any(one.attribute for one in spec.make) and not _attributes():
+        raise UsageError(f"{spec.name} asks for attribution, which this version does not have")
     out = Path(out)
     runs: list[Run] = []
     for one in spec.make:

@@ -6,6 +6,7 @@ host or a folder; torch is asked only where it is already imported.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -13,8 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-from neurodiff.core.provenance import git_state
 
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
@@ -49,15 +48,16 @@ def environment() -> dict[str, Any]:
     return {
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "threads": _threads(),
-        "processor": _processor(),
+        "processor": dict(_processor()),
         "accelerator": _accelerator(),
         "deterministic": _deterministic(),
-        "packages": packages,
+        "packages": dict(packages),
         "lock": lock,
         "changes": _changes(),
     }
 
 
+@functools.cache
 def _packages() -> tuple[dict[str, str], str]:
     found: dict[str, tuple[str, str]] = {}
     for one in importlib.metadata.distributions():
@@ -80,6 +80,7 @@ def _threads() -> dict[str, int]:
     return counts
 
 
+@functools.cache
 def _processor() -> dict[str, Any]:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -129,13 +130,13 @@ def _driver() -> str | None:
 
 
 def _changes() -> str | None:
-    if not git_state()["dirty"]:
-        return None
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(root), "diff", "HEAD"], capture_output=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return hashlib.sha256(done.stdout).hexdigest()
+    return hashlib.sha256(done.stdout).hexdigest() if done.stdout else None
