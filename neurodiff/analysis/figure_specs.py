@@ -1,7 +1,7 @@
 """Specifications of figures: which runs to make and what to draw of them, in one YAML file.
 
 A file in ``analysis/`` names recipes, data sets and seeds; `carry_out` fits, decodes and scores
-what is not there yet, and draws. The same file gives the same runs, since a run's folder is named after
+what is not there yet, and draws. The same file gives the same runs: a run's folder is named after
 its recipe and data, and what is done is not repeated.
 """
 
