@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from neurodiff.analysis import benchmark_sections
+from neurodiff.analysis import benchmark_report as module
+from neurodiff.analysis import benchmark_sections, run_report
 from neurodiff.analysis.benchmark_record import PARTS, record_of
 from neurodiff.analysis.benchmark_report import (
+    BenchmarkReport,
     benchmark_page,
     benchmark_report,
     data_of_numbers,
@@ -61,6 +63,14 @@ def require_offline(text):
     return page
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """Fewer objects on a page: two of the draw, and the best, the median and the worst."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_report, "MOST_PAIRS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def decoded(tmp_path_factory):
     """A run that is fitted, decoded and scored."""
@@ -92,6 +102,12 @@ def written(decoded, other, tmp_path_factory):
     return out.read_text(), read_json(out.with_suffix(".json"))
 
 
+@pytest.fixture(scope="module")
+def alone(decoded):
+    """The report about one run, made once."""
+    return benchmark_report([decoded])
+
+
 def test_the_page_has_every_section_and_asks_for_nothing(written):
     text, _ = written
     page = require_offline(text)
@@ -107,7 +123,8 @@ def test_the_record_says_who_what_where_and_when(written, decoded):
     assert set(PARTS) <= set(record)
     assert record["identity"]["fingerprint"] == decoded.fingerprint
     assert len(record["identity"]["recipe sha256"]) == 64
-    assert "mind3d_tiny" in record["circumstances"]["command"]
+    assert record["circumstances"]["command"]
+    assert record["circumstances"]["wall time, s"] > 0
     assert record["environment"]["variables that change numbers"]["OMP_NUM_THREADS"] == "1"
     assert record["environment"]["packages"]["numpy"] == record["versions"]["numpy"]
     assert record["data"]["training data as they were"] == "yes"
@@ -167,18 +184,32 @@ def test_the_page_says_how_to_do_it_again(written, decoded):
     assert lines[-1] == f"neurodiff report benchmark {name} other --out report.html"
 
 
-def test_samples_are_a_fixed_draw_and_the_pages_numbers_agree(decoded, tmp_path):
-    one = benchmark_report([decoded])
-    again = benchmark_report([decoded.folder])
-    assert [p.stimulus for p in one.data.pairs] == [p.stimulus for p in again.data.pairs]
-    assert {p.why for p in one.data.pairs} <= {"fixed random draw", "best", "worst", "median"}
-    write_json(tmp_path / "page.json", one.to_json())
-    assert diff_reports(tmp_path / "page.json", decoded.folder).same is False  # counts of the data
+def test_samples_are_a_fixed_draw_with_the_extremes(decoded, alone):
+    pairs = alone.data.pairs
+    assert [p.why for p in pairs].count("fixed random draw") == 2
+    assert {p.why for p in pairs} == {"fixed random draw", "best", "worst", "median"}
+    table = decoded.read_scores()
+    ours = table[table["condition"] == "MinD-3D"].sort_values("CD")
+    best = {p.stimulus for p in pairs if p.why == "best"}
+    assert best <= set(ours["stimulus"][:2])
+    assert [p.stimulus for p in pairs] == [
+        p.stimulus for p in run_report.report_data([decoded]).pairs
+    ]
+
+
+def test_a_page_is_compared_with_a_run(decoded, alone, tmp_path):
+    write_json(tmp_path / "page.json", alone.to_json())
+    found = diff_reports(tmp_path / "page.json", decoded.folder)
+    # the page has counted the trials, which a comparison of folders does not
+    assert set(found.table["part"][found.table["counts"]]) == {"data"}
     record = record_of(decoded)
     assert diff_reports(record, record).same
 
 
-def test_above_the_budget_a_folder_with_linked_files_is_written(decoded, tmp_path):
+def test_above_the_budget_a_folder_with_linked_files_is_written(
+    decoded, alone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "benchmark_report", lambda runs, **options: alone)
     index = benchmark_page([decoded], tmp_path / "page.html", budget_mb=0.2)
     assert index == tmp_path / "page" / "index.html"
     assert not (tmp_path / "page.html").exists()
@@ -194,16 +225,17 @@ def test_above_the_budget_a_folder_with_linked_files_is_written(decoded, tmp_pat
     assert set(read_json(index.parent / "report.json")["benchmark"]["records"])
 
 
-def test_hostile_words_stay_words(decoded, tmp_path):
-    folder = shutil.copytree(decoded.folder, tmp_path / "run")
-    info = read_json(folder / "run.json")
-    info["command"] = ["neurodiff", "</script><script>alert(1)</script>", "<img src=http://x>"]
-    write_json(folder / "run.json", info)
-    out = benchmark_page([folder], tmp_path / "page.html")
-    text = out.read_text()
+def test_hostile_words_stay_words(alone):
+    hostile = "</script><script>alert(1)</script><img src=http://x>"
+    records = {"run": {**next(iter(alone.benchmark.records.values())), "identity": hostile}}
+    first = replace(alone.benchmark.sections[0], facts={hostile: {hostile: hostile}})
+    sections = (first, *alone.benchmark.sections[1:])
+    benchmark = replace(alone.benchmark, records=records, sections=sections)
+    text = BenchmarkReport(replace(alone.data, pairs=[], title=hostile), benchmark).html()
     require_offline(text)
     assert "<script>alert(1)" not in text
     assert "<img src=http" not in text
+    assert text.count("&lt;script&gt;alert(1)") > 3
 
 
 def test_a_leak_is_an_error_where_it_is_to_be_one(decoded, tmp_path, monkeypatch):
@@ -227,9 +259,8 @@ def test_data_that_are_gone_are_said_to_be_gone(decoded, tmp_path):
     assert any("does not say where" in note for note in numbers["notes"]["replay"])
 
 
-def test_numbers_alone_make_a_page_again(decoded):
-    page = benchmark_report([decoded])
-    numbers = Report(page.data).to_json()
+def test_numbers_alone_make_a_page_again(alone):
+    numbers = Report(alone.data).to_json()
     again = data_of_numbers(json.loads(json.dumps(numbers)))
     back = Report(again).to_json()
     assert back["conditions"] == numbers["conditions"]

@@ -65,8 +65,17 @@ def run(tmp_path):
 def test_each_figure_has_its_table_beside_it(run, tmp_path):
     other = make(tmp_path / "other", seed=1)
     (run.folder / "attribution").mkdir()
-    table = {"method": "shapley", "roi": ["V1", "LO"], "value": [0.1, 0.2], "low": 0.0, "high": 0.3}
-    pd.DataFrame(table).to_csv(run.folder / "attribution" / "table.csv", index=False)
+    table = {
+        "method": "shapley",
+        "metric": "CD",
+        "roi": ["V1", "LO"],
+        "value": [0.1, 0.2],
+        "low": 0.0,
+        "high": 0.3,
+    }
+    pd.DataFrame(table).to_csv(run.folder / "attribution" / "00-shapley.csv", index=False)
+    other_table = run.folder / "attribution" / "00-shapley-items.csv"
+    pd.DataFrame({"stimulus": ["a"], "roi": ["V1"], "value": [1.0]}).to_csv(other_table)
     paths = write_figures([run, other], tmp_path / "out")
     names = {path.name for path in paths}
     assert names == {f"{kind}.{end}" for kind in KINDS for end in ("svg", "csv")}

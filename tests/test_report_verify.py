@@ -55,16 +55,28 @@ def test_a_replay_in_a_fresh_process_gives_the_same_scores_and_bytes(run, tmp_pa
     assert "relative 0.001" in found.text()
 
 
-def test_scores_that_were_changed_are_found(copy):
+def test_scores_that_were_changed_are_found(run, copy, tmp_path):
     table = copy.read_scores()
     table.loc[table["condition"] == "MinD-3D", "CD"] *= 1.01
     copy.write_scores(table)
-    found = verify_run(copy, start="evaluate")
+    seen = {}
+
+    def runner(command, environment, folder):
+        """Stands in for the process: the run that was not changed is what a replay would give."""
+        plan = read_json(command[-1])
+        start = Run.open(plan["start"])
+        seen.update(plan, items=len(start.items_table()), scored=start.scores_path.is_file())
+        return subprocess.CompletedProcess(command, 0, f"progress\n{run.folder}\n", "")
+
+    found = verify_run(copy, start="evaluate", runner=runner)
     assert found.exit_code == 1
     said = verdicts(found.table)
     assert said["mean CD of MinD-3D (simulated_tiny)"] == "DIFFERS"
     assert said["mean IoU of MinD-3D (simulated_tiny)"] == "same"
     assert "the replay differs: exit code 1" in found.text()
+    assert (seen["items"], seen["scored"]) == (12, False)  # what is to be done again is not taken
+    verify_run(copy, start="reconstruct", runner=runner)
+    assert seen["items"] == 0
 
 
 def test_tolerances_and_bytes_count_as_stated(run, copy):

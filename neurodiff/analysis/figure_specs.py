@@ -15,7 +15,12 @@ from typing import Any
 
 from neurodiff.analysis.benchmark_replay import fit_recipe, plan_of, replay
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of
-from neurodiff.analysis.report_figures import KINDS, FigureSpec, write_figures
+from neurodiff.analysis.report_figures import (
+    KINDS,
+    FigureSpec,
+    attribution_tables,
+    write_figures,
+)
 from neurodiff.core.config import load
 from neurodiff.core.errors import MissingDataError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
@@ -168,6 +173,6 @@ def _attributes() -> Any:
 
 def _attribute(run: Run, how: Attribute, seed: int) -> None:
     out = run.folder / "attribution"
-    if not (out / "table.csv").is_file():
+    if not attribution_tables(run):
         rois: Sequence[str] | None = how.rois
         _attributes()(run.folder, out, rois, how.methods, how.metric, seed)

@@ -228,11 +228,22 @@ def _curve_table(runs: Sequence[Run], spec: FigureSpec) -> pd.DataFrame:
     return _chosen(table, spec) if len(table) else table
 
 
+def attribution_tables(run: Run) -> list[Path]:
+    """Tables of regions below the run's folders ``attribution*``, by their columns."""
+    found = []
+    for path in sorted(run.folder.glob("attribution*/**/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            columns = set(file.readline().strip().split(","))
+        if {"method", "roi", "value", "metric"} <= columns and "stimulus" not in columns:
+            found.append(path)
+    return found
+
+
 def _attribution_table(runs: Sequence[Run], spec: FigureSpec) -> pd.DataFrame:
     parts = []
     for run in runs:
-        for path in sorted(run.folder.glob("attribution*/**/table.csv")):
-            part = read_csv(path, columns=("method", "roi", "value"))
+        for path in attribution_tables(run):
+            part = read_csv(path)
             part.insert(0, "run", run.folder.name)
             parts.append(part)
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
