@@ -8,13 +8,15 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from neurodiff.analysis import benchmark_data, benchmark_sections, run_report
 from neurodiff.analysis import benchmark_report as module
-from neurodiff.analysis import benchmark_sections, run_report
+from neurodiff.analysis.benchmark_data import Leaks, leaks_of
 from neurodiff.analysis.benchmark_record import PARTS, record_of
 from neurodiff.analysis.benchmark_report import (
     BenchmarkReport,
@@ -22,13 +24,13 @@ from neurodiff.analysis.benchmark_report import (
     benchmark_report,
     data_of_numbers,
 )
-from neurodiff.analysis.benchmark_sections import has_leak
 from neurodiff.analysis.report import Report
 from neurodiff.analysis.report_diff import diff_reports
 from neurodiff.cli import app
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json, write_json
+from neurodiff.datasets.simulated.opening import open_simulated
 
 pytestmark = pytest.mark.slow  # fits a tiny model
 
@@ -240,12 +242,28 @@ def test_hostile_words_stay_words(alone):
 
 def test_a_leak_is_an_error_where_it_is_to_be_one(decoded, tmp_path, monkeypatch):
     table = pd.DataFrame({"check": ["stimulus in both"], "found": [1], "verdict": ["LEAK"]})
-    monkeypatch.setattr(benchmark_sections, "leak_table", lambda opened: (table, ""))
-    with pytest.raises(UsageError, match="--strict"):
+    leaks = Leaks(table, "By hand.", ("1 of 12 stimulus in both",))
+    monkeypatch.setattr(benchmark_sections, "leaks_of", lambda opened: leaks)
+    with pytest.raises(UsageError, match="1 of 12 stimulus in both; and --strict"):
         benchmark_page([decoded], tmp_path / "page.html", strict=True)
-    assert has_leak(table)
-    assert not has_leak(table.assign(verdict="none"))
-    assert not has_leak(pd.DataFrame())
+
+
+def test_the_audit_is_asked_where_it_is(monkeypatch):
+    recording, stimuli = open_simulated(size="tiny")
+    by_hand = leaks_of((recording, stimuli))
+    assert by_hand.errors == ()
+    assert by_hand.table["check"].tolist()[0]
+    told = SimpleNamespace(
+        audit=lambda train, test, stimuli: SimpleNamespace(
+            table=pd.DataFrame({"check": ["crop"], "pairs": [2]}), errors=["2 crops"]
+        )
+    )
+    monkeypatch.setattr(benchmark_data.importlib, "import_module", lambda name: told)
+    found = leaks_of((recording, stimuli))
+    assert found.table["check"].tolist() == ["crop"]
+    assert found.text == "LEAK: 2 crops"
+    train = recording.select((recording.trials["split"] == "train").to_numpy())
+    assert leaks_of((train, stimuli)).text.startswith("Not checked: splits are train")
 
 
 def test_data_that_are_gone_are_said_to_be_gone(decoded, tmp_path):

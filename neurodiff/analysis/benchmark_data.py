@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from neurodiff.core.run import Run
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.opening import read_card
 
-NOT_AVAILABLE = "not available"
+NOT_AVAILABLE, LEAK = "not available", "LEAK"
 _INPUTS = ("networks", "weights")  # these are weights, and stand there
 
 
@@ -93,30 +93,69 @@ def counts_of(trials: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def leak_table(opened: Opened | str) -> tuple[pd.DataFrame, str]:
-    """What of the test is in the training: one row a check, and a sentence about how it was asked.
+class Leaks(NamedTuple):
+    """Whether the test is in the training.
 
-    The audit of `neurodiff.analysis.leakage` where it is there; without it, the checks that a
-    table of trials can answer: same stimulus, same run, same person.
+    ``table`` has one row a check (empty where nothing could be checked), ``note`` says how it was
+    asked, and ``errors`` are the sentences that ``--strict`` stops at.
+    """
+
+    table: pd.DataFrame
+    note: str
+    errors: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        if not len(self.table):
+            return self.note
+        return f"LEAK: {'; '.join(self.errors)}" if self.errors else "no leak found"
+
+
+def leaks_of(opened: Opened | str) -> Leaks:
+    """What of the test is in the training, by the audit of `neurodiff.analysis.leakage`.
+
+    Where the audit cannot be had, by the checks that a table of trials can answer: same stimulus,
+    same run, same person.
     """
     if isinstance(opened, str):
-        return pd.DataFrame(), f"Not checked: {opened}."
+        return Leaks(pd.DataFrame(), f"Not checked: {opened}.")
     recording, stimuli = opened
     splits = recording.trials["split"]
     if not {"train", "test"} <= set(splits):
-        return pd.DataFrame(), f"Not checked: splits are {', '.join(dict.fromkeys(splits))}."
+        there = ", ".join(dict.fromkeys(splits))
+        return Leaks(pd.DataFrame(), f"Not checked: splits are {there}.")
     train = recording.select((splits == "train").to_numpy())
     test = recording.select((splits == "test").to_numpy())
     try:
         audit = importlib.import_module("neurodiff.analysis.leakage").audit
-    except ModuleNotFoundError:
-        note = "Checked by the table of trials alone: pictures and shapes were not compared."
-        return plain_leaks(train.trials, test.trials), note
-    try:
         report = audit(train, test, stimuli)
+    except ModuleNotFoundError:
+        note = "By the table of trials alone: pictures and shapes were not compared."
     except NeurodiffError as error:
-        return plain_leaks(train.trials, test.trials), f"By the table of trials alone: {error}"
-    return report.table, "By the audit of `neurodiff.analysis.leakage`."
+        note = f"By the table of trials alone, since the audit stopped: {error}"
+    else:
+        errors = tuple(map(str, report.errors))
+        return Leaks(report.table, "By the audit of `neurodiff.analysis.leakage`.", errors)
+    table = plain_leaks(train.trials, test.trials)
+    bad = table[table["verdict"] == LEAK]
+    errors = tuple(
+        f"{n} of {of} {what}" for what, n, of in bad[["check", "found", "of"]].to_numpy()
+    )
+    return Leaks(table, note, errors)
+
+
+def noise_ceilings(opened: Opened | str) -> tuple[pd.DataFrame, str]:
+    """Noise ceilings of the recording as a table, or "not available" and why."""
+    if isinstance(opened, str):
+        return pd.DataFrame(), f"noise ceilings: {NOT_AVAILABLE}: {opened}"
+    module = importlib.import_module("neurodiff.analysis.ceilings")
+    if not hasattr(module, "ceilings"):
+        return pd.DataFrame(), module.ceiling_text(opened[0])
+    try:
+        return module.ceilings(opened[0]), ""
+    except NeurodiffError as error:
+        return pd.DataFrame(), f"noise ceilings: {NOT_AVAILABLE}: {error}"
 
 
 def plain_leaks(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +175,7 @@ def plain_leaks(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
             }
         )
 
-    add("stimulus in both", test["stimulus"], train["stimulus"], "LEAK")
+    add("stimulus in both", test["stimulus"], train["stimulus"], LEAK)
     names = [
         part["subject"].astype(str) + [f" {s}/{r}" for s, r in part[["session", "run"]].to_numpy()]
         for part in (test, train)

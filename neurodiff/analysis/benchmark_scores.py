@@ -7,7 +7,6 @@ of their own, told apart by `sources_of_uncertainty` where several runs of one r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -184,21 +183,36 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def missing_scores(run: Run) -> pd.DataFrame:
+    """How many items have no number, and why: conditions and metrics where some items have none.
+
+    Columns: condition, metric, missing, of, notes.
+    """
+    columns = ["condition", "metric", "missing", "of", "notes"]
+    try:
+        table = run.read_scores()
+    except MissingDataError:
+        return pd.DataFrame(columns=columns)
+    if (
+        "condition" not in table or "part" in table
+    ):  # parts of brain scans have metrics of their own
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for metric in (name for name in table if quantity_of(str(name), run) is not None):
+        for condition, part in table.groupby("condition", sort=False):
+            lost = part[part[metric].isna()]
+            if len(lost) and len(lost) < len(part):
+                notes = (
+                    lost["note"].dropna().astype(str) if "note" in lost else pd.Series(dtype=str)
+                )
+                text = "; ".join(dict.fromkeys(note for note in notes if note))
+                rows.append((condition, metric, len(lost), len(part), text or "not stated"))
+    return pd.DataFrame(rows, columns=columns)
+
+
 def ours_of(tidy: pd.DataFrame) -> pd.DataFrame:
     """The rows of the method under test."""
     return tidy[tidy["role"] == "ours"]
-
-
-def require_scores(runs: Sequence[Run]) -> None:
-    """Complain of runs that were not evaluated.
-
-    Raises
-    ------
-    DataError : names them.
-    """
-    bare = [str(run.folder) for run in runs if not run.scores_path.is_file()]
-    if bare:
-        raise DataError(f"{bare[0]} has no scores; run `neurodiff evaluate {bare[0]}` first")
 
 
 def _paired(values: np.ndarray, higher: bool, seed: int, flips: int) -> dict[str, Any]:

@@ -9,12 +9,20 @@ from typing import Any
 import pandas as pd
 
 from neurodiff.analysis import page
-from neurodiff.analysis.benchmark_data import leak_table, open_run_data, repeats_text
+from neurodiff.analysis.benchmark_answers import MULTIPLICITY, STATISTICS, found_answers
+from neurodiff.analysis.benchmark_data import (
+    Leaks,
+    leaks_of,
+    noise_ceilings,
+    open_run_data,
+    repeats_text,
+)
 from neurodiff.analysis.benchmark_published import published_rows
 from neurodiff.analysis.benchmark_record import record_of
 from neurodiff.analysis.benchmark_replay import commands, plan_of
 from neurodiff.analysis.benchmark_scores import (
     against_floors,
+    missing_scores,
     quantity_of,
     score_rows,
     tidy_scores,
@@ -29,12 +37,6 @@ from neurodiff.analysis.figures import format_number
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
-
-STATISTICS = (
-    "95 % intervals by bootstrap over stimuli (2,000 resamples, percentile), samples and repeats "
-    "averaged first; paired tests by random signs, p = (1 + b) / (1 + B) with B = 9,999"
-)
-MULTIPLICITY = "Holm, and Benjamini and Hochberg's q, over all metrics and floors of a data set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +101,28 @@ def benchmark_of(
     ------
     UsageError : with ``strict``, a stimulus of the test that is in the training.
     """
-    records, leaks = {}, []
+    records, leaks, ceilings = {}, {}, {}
     for run in runs:
-        progress.say(f"gathering {run.folder.name}")
+        name = run.folder.name
+        progress.say(f"gathering {name}")
         opened = open_run_data(run, progress)
-        records[run.folder.name] = record_of(run, opened)
-        leaks.append((run.folder.name, *leak_table(opened)))
-    bad = [name for name, table, _ in leaks if has_leak(table)]
-    if strict and bad:
-        raise UsageError(f"stimuli of the test of {bad[0]} are in its training, and --strict is on")
+        records[name] = record_of(run, opened)
+        leaks[name] = leaks_of(opened)
+        if strict and leaks[name].errors:
+            raise UsageError(f"{name}: {leaks[name].text}; and --strict is on")
+        ceilings[name] = noise_ceilings(opened)
     tidies = {run.folder.name: tidy_scores(run) for run in runs}
-    scores = _scores(runs, tidies, seed)
+    scores = _scores(runs, tidies, ceilings, seed)
     uncertainty = _uncertainty(runs, tidies)
     replay = _replay(runs)
-    found = _found(tidies, leaks, notes, scores, uncertainty, replay)
+    found = found_answers(
+        tidies,
+        leaks,
+        {name: text for name, (_, text) in ceilings.items()},
+        limits=notes,
+        sources=uncertainty.notes,
+        commands=replay.commands,
+    )
     sections = (
         _identity(records),
         _data(records, leaks),
@@ -124,17 +134,6 @@ def benchmark_of(
         replay,
     )
     return Benchmark(records=records, sections=sections)
-
-
-def has_leak(table: pd.DataFrame) -> bool:
-    """Whether a table of leaks names one."""
-    if not len(table):
-        return False
-    words = table.astype(str).apply(lambda row: " ".join(row).lower(), axis=1)
-    column = next((c for c in ("verdict", "severity", "status") if c in table), None)
-    if column is None:
-        return bool(words.str.contains("error").any())
-    return bool(table[column].astype(str).str.lower().isin(("leak", "error")).any())
 
 
 # ------------------------------------------------------------------------------------ sections
@@ -172,9 +171,7 @@ def _rules(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _data(
-    records: Mapping[str, Mapping[str, Any]], leaks: Sequence[tuple[str, pd.DataFrame, str]]
-) -> Section:
+def _data(records: Mapping[str, Mapping[str, Any]], leaks: Mapping[str, Leaks]) -> Section:
     rows = []
     for name, record in records.items():
         counts = record["data"].get("counts")
@@ -184,11 +181,12 @@ def _data(
     tables = [("Counts by split", pd.DataFrame(rows), "Repeats: stimuli x trials each.", False)]
     tables = tables if rows else []
     notes = []
-    for name, table, note in leaks:
-        if len(table):
-            tables.append((f"Is the test in the training? {name}", table, note, False))
+    for name, found in leaks.items():
+        if len(found.table):
+            title = f"Is the test in the training? {name}"
+            tables.append((title, found.table, f"{found.note} {found.text}.", False))
         else:
-            notes.append(f"{name}: {note}")
+            notes.append(f"{name}: {found.note}")
     failed = {name: record["items"]["failed"] for name, record in records.items()}
     notes += [f"{name}: failed: {line}" for name, lines in failed.items() for line in lines[:20]]
     facts = {
@@ -225,7 +223,12 @@ def _weights(records: Mapping[str, Mapping[str, Any]]) -> Section:
     )
 
 
-def _scores(runs: Sequence[Run], tidies: Mapping[str, pd.DataFrame], seed: int) -> Section:
+def _scores(
+    runs: Sequence[Run],
+    tidies: Mapping[str, pd.DataFrame],
+    ceilings: Mapping[str, tuple[pd.DataFrame, str]],
+    seed: int,
+) -> Section:
     tables: list[tuple[str, pd.DataFrame, str, bool]] = []
     notes = []
     for run in runs:
@@ -254,12 +257,19 @@ def _scores(runs: Sequence[Run], tidies: Mapping[str, pd.DataFrame], seed: int) 
             first += ["metric", "floor", "ours", "floor mean", "ceiling mean", "difference"]
             columns = [*first, "p", "holm", "q", "n", "share", "share low", "share high", "note"]
             tables.append((f"{name}: against each floor", floors[columns], text, False))
+        lost = missing_scores(run)
+        if len(lost):
+            tables.append((f"{name}: items without a number", lost, "", True))
         chances = {
             m: what.chance
             for m in tidy["metric"].unique()
             if (what := quantity_of(str(m), run)) is not None and what.chance is not None
         }
         notes += [f"{name}: chance of {m} is {format_number(c)}." for m, c in chances.items()]
+    for name, (table, text) in ceilings.items():
+        if len(table):
+            tables.append((f"{name}: noise ceilings", table, "Beside the scores.", False))
+        notes += [f"{name}: {line}" for line in text.splitlines()]
     return Section(
         id="numbers",
         link="Numbers",
@@ -366,51 +376,6 @@ def _replay(runs: Sequence[Run]) -> Section:
         notes=notes,
         commands=lines,
     )
-
-
-def _found(
-    tidies: Mapping[str, pd.DataFrame],
-    leaks: Sequence[tuple[str, pd.DataFrame, str]],
-    notes: Sequence[str],
-    scores: Section,
-    uncertainty: Section,
-    replay: Section,
-) -> dict[str, str]:
-    """What the page knows and no record does, as answers for the checklists."""
-    table = pd.concat(tidies.values(), ignore_index=True) if tidies else pd.DataFrame()
-    checked = [
-        f"{name}: {'LEAK' if has_leak(t) else 'no test stimulus in the training'}"
-        for name, t, _ in leaks
-        if len(t)
-    ]
-    ceilings = [note for note in notes if "ceiling" in note.lower()]
-    found = {
-        "leaks": "; ".join(checked),
-        "ceilings": " ".join(ceilings[:3]),
-        "limits": f"{len(notes)} stated on the page" if notes else "",
-        "replay": "; ".join(line for line in replay.commands if not line.startswith("#")),
-    }
-    if not len(table):
-        return found
-    roles = table.drop_duplicates("condition").set_index("condition")["role"]
-    floors = [str(name) for name, role in roles.items() if role in ("chance", "no-brain baseline")]
-    metrics = ", ".join(map(str, table["metric"].unique()))
-    splits = ", ".join(table["data"].unique())
-    people = [name for name in table["subject"].unique() if name]
-    return found | {
-        "metrics": f"{metrics}; definitions beside each panel",
-        "statistics": STATISTICS,
-        "multiplicity": MULTIPLICITY,
-        "floors": ", ".join(floors),
-        "results": f"tables of section '{scores.title}', with intervals, floors and ceiling",
-        "sources": " ".join(uncertainty.notes) or "variance components of several runs",
-        "failures": "worst items by rank stand beside a fixed random draw",
-        "internal": f"scored on held-out trials of {splits}",
-        "truth": "the stimulus that was shown, or the scan itself",
-        "subjects_shown": f"{len(people)} shown apart" if people else "",
-        "subject_means": ", ".join(people),
-        "generalisation": "" if not people else "by split: see 'In short'",
-    }
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
