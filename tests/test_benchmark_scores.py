@@ -1,10 +1,17 @@
 """Scores of runs in one layout, paired tests, and the sources of uncertainty told apart."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from neurodiff.analysis.benchmark_data import counts_of, plain_leaks, repeats_text
+from neurodiff.analysis.benchmark_data import (
+    counts_of,
+    effective_dimension,
+    plain_leaks,
+    repeats_text,
+)
 from neurodiff.analysis.benchmark_scores import (
     ALL,
     TIDY,
@@ -182,6 +189,19 @@ def test_what_cannot_be_told_apart_is_said(tmp_path):
     table, notes = sources_of_uncertainty(hole)
     assert len(table) == 0
     assert any("1 of 4 runs of seed x subject are missing" in note for note in notes)
+
+
+def test_a_collapse_of_the_predictions_is_seen(tmp_path):
+    run = run_with(tmp_path / "a", table_of([1.0, 2.0]))
+    assert "items keep no features" in effective_dimension(run)
+    corners = [[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]
+    for name, answers in (("wide", corners), ("line", [[k, 2.0 * k] for k in range(4)])):
+        run = run_with(tmp_path / name, table_of([1.0, 2.0]))
+        for k, answer in enumerate(answers):
+            with run.item("reconstruction", "s1", f"{k}", 0, "x").write_dir() as folder:
+                (folder / "embedding.json").write_text(json.dumps({"embedding": answer}))
+    assert "2.00 of at most 2, over 4 items" in effective_dimension(Run.open(tmp_path / "wide"))
+    assert "1.00 of at most 2" in effective_dimension(Run.open(tmp_path / "line"))
 
 
 def test_trials_are_counted_within_people():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import own_source
@@ -14,8 +15,10 @@ from neurodiff.core.errors import NeurodiffError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run
+from neurodiff.core.safe_io import read_json
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.opening import read_card
+from neurodiff.metrics.dimension import participation_ratio
 
 NOT_AVAILABLE, LEAK = "not available", "LEAK"
 _INPUTS = ("networks", "weights")  # these are weights, and stand there
@@ -109,7 +112,7 @@ class Leaks(NamedTuple):
         """One sentence."""
         if not len(self.table):
             return self.note
-        return f"LEAK: {'; '.join(self.errors)}" if self.errors else "no leak found"
+        return f"LEAK: {'; '.join(self.errors)}" if self.errors else "No leak was found"
 
 
 def leaks_of(opened: Opened | str) -> Leaks:
@@ -183,6 +186,29 @@ def plain_leaks(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     add("run in both", names[0], names[1], "correlated noise")
     add("person in both", test["subject"], train["subject"], "stated: within people")
     return pd.DataFrame(rows)
+
+
+def effective_dimension(run: Run) -> str:
+    """Participation ratio of the predicted embeddings, where the items keep them; else why not.
+
+    A decoder whose answers collapsed has few dimensions, whatever its scores.
+    """
+    found = [
+        read_json(path).get("embedding")
+        for path in sorted((run.folder / "items").glob("??/*/embedding.json"))
+    ]
+    found = [one for one in found if isinstance(one, list) and one]
+    if len(found) < 2 or len({len(one) for one in found}) > 1:
+        return f"effective dimension of the predictions: {NOT_AVAILABLE}: items keep no features"
+    values = np.asarray(found, np.float64)
+    try:
+        ratio = participation_ratio(values)
+    except ValueError as error:
+        return f"effective dimension of the predictions: {NOT_AVAILABLE}: {error}"
+    return (
+        f"effective dimension of the predictions (participation ratio): {ratio:.2f} of at most "
+        f"{min(len(values) - 1, values.shape[1])}, over {len(values)} items"
+    )
 
 
 def repeats_text(counts: dict[str, Any]) -> str:

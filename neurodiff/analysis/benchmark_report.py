@@ -264,7 +264,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _table(one: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(one["rows"], columns=one["columns"], index=one["index"] or None)
+    table = pd.DataFrame(one["rows"], columns=one["columns"])
+    if one["index"] != [str(k) for k in range(len(table))]:  # names, and not mere counting
+        table.index = pd.Index(one["index"])
+    return table
 
 
 def _words(value: Any) -> str:

@@ -12,6 +12,7 @@ from neurodiff.analysis import page
 from neurodiff.analysis.benchmark_answers import MULTIPLICITY, STATISTICS, found_answers
 from neurodiff.analysis.benchmark_data import (
     Leaks,
+    effective_dimension,
     leaks_of,
     noise_ceilings,
     open_run_data,
@@ -257,6 +258,7 @@ def _scores(
             first += ["metric", "floor", "ours", "floor mean", "ceiling mean", "difference"]
             columns = [*first, "p", "holm", "q", "n", "share", "share low", "share high", "note"]
             tables.append((f"{name}: against each floor", floors[columns], text, False))
+        notes.append(f"{name}: {effective_dimension(run)}.")
         lost = missing_scores(run)
         if len(lost):
             tables.append((f"{name}: items without a number", lost, "", True))
