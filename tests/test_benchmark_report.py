@@ -181,6 +181,7 @@ def test_the_page_says_how_to_do_it_again(written, decoded):
     lines = written[1]["benchmark"]["commands"]["replay"]
     name = decoded.folder.name
     assert f"neurodiff fit {name}/recipe.yaml --data simulated_tiny --seed 0" in lines
+    assert "neurodiff reconstruct RUN" in lines
     assert "neurodiff evaluate RUN --protocol neurodiff-1" in lines
     assert any(line.startswith(f"neurodiff report verify {name}") for line in lines)
     assert lines[-1] == f"neurodiff report benchmark {name} other --out report.html"

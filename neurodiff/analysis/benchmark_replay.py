@@ -147,17 +147,18 @@ def _fit(plan: dict[str, Any], folder: Path) -> Path:
 
 
 def _decoded(run: Run, pipeline: str) -> list[dict[str, Any]]:
-    """Groups of decoded items: data, root, subject, samples, averaged."""
+    """Groups of decoded items: data, root, subject, samples, averaged (None of shapes)."""
     if pipeline == SCANS:
         return []
     if pipeline == IMAGES:
         from neurodiff.analysis.image_items import stored_pictures
 
-        found = [(one.source, one.picture.sample, one.averaged) for one in stored_pictures(run)]
+        pictures = stored_pictures(run)
+        found: list[tuple] = [(one.source, one.picture.sample, one.averaged) for one in pictures]
     else:
         from neurodiff.analysis.decoding import stored_results
 
-        found = [(one.source, one.result.sample, False) for one in stored_results(run)]
+        found = [(one.source, one.result.sample, None) for one in stored_results(run)]
     groups: dict[tuple, int] = {}
     for source, sample, averaged in found:
         key = (source.data, source.root, source.subject, averaged)

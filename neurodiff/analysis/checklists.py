@@ -201,7 +201,7 @@ def _model_facts(record: Mapping[str, Any]) -> dict[str, str]:
     changed = who["changed since the commit"]
     return {
         "model": f"pipeline {who['pipeline']}, recipe {who['recipe']} (SHA-256 "
-        f"{who['recipe sha256'][:16]}), every setting below",
+        f"{who['recipe sha256'][:16]}), every setting on the page",
         "training": _training(record["settings"]),
         "selection": "the last state of each stage; no test score enters",
         "software": f"neurodiff {who['neurodiff']}, "
@@ -213,7 +213,7 @@ def _model_facts(record: Mapping[str, Any]) -> dict[str, str]:
         ),
         "seeds": f"run seed {record['seeds']['run seed']}; an item's: {record['seeds']['rule']}",
         "cost": f"{circumstances['wall time, s']} s, {circumstances['peak memory, MB']} MB",
-        "weights": f"{len(weights)} files with their SHA-256 below" if weights else "",
+        "weights": f"{len(weights)} files with their SHA-256 on the page" if weights else "",
     }
 
 
