@@ -256,13 +256,14 @@ def test_the_audit_is_asked_where_it_is(monkeypatch):
     assert by_hand.table["check"].tolist()[0]
     told = SimpleNamespace(
         audit=lambda train, test, stimuli: SimpleNamespace(
-            table=pd.DataFrame({"check": ["crop"], "pairs": [2]}), errors=["2 crops"]
+            table=pd.DataFrame({"check": ["crop"], "pairs": [2]}),
+            errors=(SimpleNamespace(kind="crop", count=2, of=12),),
         )
     )
     monkeypatch.setattr(benchmark_data.importlib, "import_module", lambda name: told)
     found = leaks_of((recording, stimuli))
     assert found.table["check"].tolist() == ["crop"]
-    assert found.text == "LEAK: 2 crops"
+    assert found.text == "LEAK: 2 of 12: crop"
     train = recording.select((recording.trials["split"] == "train").to_numpy())
     assert leaks_of((train, stimuli)).text.startswith("Not checked: splits are train")
 

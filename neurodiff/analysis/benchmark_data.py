@@ -138,7 +138,7 @@ def leaks_of(opened: Opened | str) -> Leaks:
     except NeurodiffError as error:
         note = f"By the table of trials alone, since the audit stopped: {error}"
     else:
-        errors = tuple(map(str, report.errors))
+        errors = tuple(map(_said, report.errors))
         return Leaks(report.table, "By the audit of `neurodiff.analysis.leakage`.", errors)
     table = plain_leaks(train.trials, test.trials)
     bad = table[table["verdict"] == LEAK]
@@ -216,6 +216,13 @@ def repeats_text(counts: dict[str, Any]) -> str:
     histogram = counts.get("stimuli by repeats") or {}
     ordered = sorted(histogram.items(), key=lambda item: -item[1])
     return ", ".join(f"{n} x {times}" for times, n in ordered) or NOT_AVAILABLE
+
+
+def _said(error: Any) -> str:
+    """A check of the audit that found something, in words."""
+    if isinstance(error, str):
+        return error
+    return f"{error.count} of {error.of}: {error.kind}"
 
 
 def _of_card(run: Run) -> dict[str, Any]:

@@ -247,6 +247,8 @@ def _attribution_table(runs: Sequence[Run], spec: FigureSpec) -> pd.DataFrame:
             part.insert(0, "run", run.folder.name)
             parts.append(part)
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    keys = ["run", "method", "subject", "stage", "roi", "metric"]
+    table = table.drop_duplicates([key for key in keys if key in table])  # kept in two layouts
     if len(table) and spec.conditions:
         _require(spec.conditions, table["method"], "method")
         table = table[table["method"].isin(spec.conditions)]
