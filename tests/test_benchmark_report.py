@@ -244,7 +244,7 @@ def test_hostile_words_stay_words(alone):
 def test_a_leak_is_an_error_where_it_is_to_be_one(decoded, tmp_path, monkeypatch):
     table = pd.DataFrame({"check": ["stimulus in both"], "found": [1], "verdict": ["LEAK"]})
     leaks = Leaks(table, "By hand.", ("1 of 12 stimulus in both",))
-    monkeypatch.setattr(benchmark_sections, "leaks_of", lambda opened: leaks)
+    monkeypatch.setattr(benchmark_sections, "leaks_of", lambda opened, steps: leaks)
     with pytest.raises(UsageError, match="1 of 12 stimulus in both; and --strict"):
         benchmark_page([decoded], tmp_path / "page.html", strict=True)
 
@@ -255,7 +255,7 @@ def test_the_audit_is_asked_where_it_is(monkeypatch):
     assert by_hand.errors == ()
     assert by_hand.table["check"].tolist()[0]
     told = SimpleNamespace(
-        audit=lambda train, test, stimuli: SimpleNamespace(
+        audit=lambda train, test, stimuli, preprocessing: SimpleNamespace(
             table=pd.DataFrame({"check": ["crop"], "pairs": [2]}),
             errors=(SimpleNamespace(kind="crop", count=2, of=12),),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,8 +116,10 @@ class Leaks(NamedTuple):
         return f"LEAK: {'; '.join(self.errors)}" if self.errors else "No leak was found"
 
 
-def leaks_of(opened: Opened | str) -> Leaks:
+def leaks_of(opened: Opened | str, preprocessing: Mapping[str, str] | None = None) -> Leaks:
     """What of the test is in the training, by the audit of `neurodiff.analysis.leakage`.
+
+    ``preprocessing`` says of which trials a step's statistics are, as the audit takes it.
 
     Where the audit cannot be had, by the checks that a table of trials can answer: same stimulus,
     same run, same person.
@@ -132,7 +135,7 @@ def leaks_of(opened: Opened | str) -> Leaks:
     test = recording.select((splits == "test").to_numpy())
     try:
         audit = importlib.import_module("neurodiff.analysis.leakage").audit
-        report = audit(train, test, stimuli)
+        report = audit(train, test, stimuli, preprocessing=preprocessing)
     except ModuleNotFoundError:
         note = "By the table of trials alone: pictures and shapes were not compared."
     except NeurodiffError as error:
@@ -159,6 +162,13 @@ def noise_ceilings(opened: Opened | str) -> tuple[pd.DataFrame, str]:
         return module.ceilings(opened[0]), ""
     except NeurodiffError as error:
         return pd.DataFrame(), f"noise ceilings: {NOT_AVAILABLE}: {error}"
+
+
+def statistics_of(run: Run) -> dict[str, str]:
+    """Steps of a recipe that use statistics -> "train" or "test", as far as the recipe says."""
+    decoder = run.recipe.get("decoder")
+    known = decoder.get("standardise") if isinstance(decoder, dict) else None
+    return {} if known is None else {"predictions": "test" if known == "test" else "train"}
 
 
 def plain_leaks(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:

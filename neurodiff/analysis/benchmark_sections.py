@@ -17,6 +17,7 @@ from neurodiff.analysis.benchmark_data import (
     noise_ceilings,
     open_run_data,
     repeats_text,
+    statistics_of,
 )
 from neurodiff.analysis.benchmark_published import published_rows
 from neurodiff.analysis.benchmark_record import record_of
@@ -108,7 +109,7 @@ def benchmark_of(
         progress.say(f"gathering {name}")
         opened = open_run_data(run, progress)
         records[name] = record_of(run, opened)
-        leaks[name] = leaks_of(opened)
+        leaks[name] = leaks_of(opened, statistics_of(run) or None)
         if strict and leaks[name].errors:
             raise UsageError(f"{name}: {leaks[name].text}; and --strict is on")
         ceilings[name] = noise_ceilings(opened)
