@@ -58,6 +58,7 @@ def test_create_writes_what_a_reader_needs(run):
         "versions",
         "platform",
         "device",
+        "environment",
         "wall_s",
         "peak_memory_mb",
     }

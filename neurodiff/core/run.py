@@ -41,6 +41,7 @@ from neurodiff.core.atomic import (
     write_json,
     write_yaml,
 )
+from neurodiff.core.environment import environment
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
 from neurodiff.core.sealed import DONE, Verify, is_sealed, seal, sealed_record, whole_files
@@ -131,6 +132,7 @@ class Run:
                 "versions": provenance.versions(),
                 "platform": provenance.platform_text(),
                 "device": str(device),
+                "environment": environment(),
                 "wall_s": 0.0,
                 "peak_memory_mb": provenance.peak_memory_mb(),
             },
