@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from neurodiff.cli_attribution import app as attribution_app
 from neurodiff.cli_ct import ct_app
+from neurodiff.cli_report import figures, report_app
 from neurodiff.cli_scans import app as scans_app
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 
@@ -31,6 +33,7 @@ class Demo(enum.StrEnum):
     brain_diffuser = "brain-diffuser"
     ldae = "ldae"
     ct = "ct"
+    attribution = "attribution"
 
 
 class Size(enum.StrEnum):
@@ -282,8 +285,22 @@ def fit(
         list[str] | None,
         typer.Option("--allow", metavar="CHECK", help="With --strict: accept this; repeatable."),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option("--track", metavar="NAME=DIR", help="Curves too: tensorboard=FOLDER."),
+    ] = None,
 ) -> None:
     """Train a pipeline and print its run folder; continues a run that was interrupted."""
+    if track is not None:
+        from neurodiff.core.tracking import tracked, tracker_named
+
+        name, _, folder = track.partition("=")
+        with tracked(tracker_named(name, folder or out / "tensorboard")):
+            fit(
+                recipe, overrides, out, data, root, subject, subjects, adapt_to, trials, seed,
+                dry_run, targets, codes, weights, device, strict, allow,
+            )  # fmt: skip
+        return
     settings = list(overrides or [])
     for setting in settings:
         if not setting.partition("=")[0].strip() or "=" not in setting:
@@ -513,26 +530,13 @@ def evaluate(
     _show(verbs.evaluate_run(run, full, protocol, weights))
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run folder or more.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The HTML page to write.")
-    ] = Path("report.html"),
-) -> None:
-    """Write one HTML page about one run or several; it makes no network request."""
-    if out.suffix.lower() not in {".html", ".htm"}:
-        raise UsageError(f"--out {out} must name a file that ends in .html")
-    from neurodiff.analysis import verbs
-
-    _show(verbs.report_runs(runs, out))
-
-
 weights_app = typer.Typer(
     help="Published weights: what a file holds, and what it should.", no_args_is_help=True
 )
 app.add_typer(weights_app, name="weights")
 app.add_typer(ct_app, name="ct")
+app.add_typer(report_app, name="report")
+app.command("figures")(figures)
 
 
 @weights_app.command("check")
@@ -607,6 +611,7 @@ def _as_text(table: pd.DataFrame) -> str:
 
 
 app.registered_commands += scans_app.registered_commands
+app.registered_commands += attribution_app.registered_commands
 
 
 def main() -> None:

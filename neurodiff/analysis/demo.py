@@ -53,7 +53,7 @@ ROLES = {
     TOKENIZER: "ceiling",
 }
 SIZES = ("demo", "tiny")
-KINDS = ("mind3d", "brain-diffuser", "ldae", "ct")
+KINDS = ("mind3d", "brain-diffuser", "ldae", "ct", "attribution")
 
 
 @dataclass
@@ -106,6 +106,10 @@ def run_demo(
         from neurodiff.analysis.ct_demo import run_ct_demo
 
         return run_ct_demo(out, seed, size)
+    if kind == "attribution":
+        from neurodiff.analysis.demo_attribution import run_attribution_demo
+
+        return run_attribution_demo(out, seed, size)
     progress = Progress.to_stdout(every=15)
 
     from neurodiff.core.config import dump, load
