@@ -153,7 +153,12 @@ def brain_maps(
                         level=level,
                     )
                 )
-        made += [_own_map(result, key, values, n_features) for key, values in result.maps.items()]
+        painted = [m for m in made if m.method == result.method and m.painted]
+        for key, values in result.maps.items():
+            own = _own_map(result, key, values, n_features)
+            # a method may paint its regions itself
+            if not any(np.array_equal(own.values, m.values, equal_nan=True) for m in painted):
+                made.append(own)
     return made
 
 
