@@ -11,7 +11,9 @@ subject counts once, with an area that goes round, so that the counts are binomi
 Second table: subjects with two loaded areas and three empty ones, of which VMV3 touches both loaded
 ones, VMV2 one, and MT none, under noise of the fitted smoothness and of a greater one: share of
 subjects in which the empty area is called informative. With 999 draws p can be exactly 0.05 and
-0.01. --matched is the number of random sets, which p does not need; --first parts the subjects over
+0.01. Leave-one-out with permuted trials may call an empty neighbour under very smooth noise: the
+decoder subtracts the loaded area's noise by it, so the loss is real (`population_correlations`).
+--matched is the number of random sets, which p does not need; --first parts the subjects over
 several calls.
 """
 
