@@ -306,12 +306,12 @@ def fit(
         if not setting.partition("=")[0].strip() or "=" not in setting:
             raise UsageError(f"-s {setting!r} is no key=value; write for example -s seed=1")
     from neurodiff.analysis import kinds
-    from neurodiff.analysis.leakage_run import Strictness
+    from neurodiff.analysis.leakage_strictness import Strictness
     from neurodiff.analysis.published_fit import fit_published, is_stage
 
     if allow and not strict:
         raise UsageError("--allow names what --strict accepts; add --strict")
-    leaks = Strictness(strict=strict, allow=tuple(allow or ()))
+    leaks = {"leaks": Strictness(strict=True, allow=tuple(allow or ()))} if strict else {}
     place = (recipe, settings, out, data, root, _subject(subject), seed, dry_run)
     kind = kinds.pipeline_of(recipe)
     if kind in (kinds.IMAGES, kinds.SCANS):
@@ -333,7 +333,7 @@ def fit(
         )
         if kind == kinds.SCANS and strict:
             raise UsageError("--strict audits recordings; a cohort of scans is split by subject")
-        _show(fit_images(*place, leaks=leaks) if kind == kinds.IMAGES else fit_cohort(*place))
+        _show(fit_images(*place, **leaks) if kind == kinds.IMAGES else fit_cohort(*place))
         return
     if strict and (is_stage(recipe) or subjects is not None):
         raise UsageError(
@@ -363,7 +363,7 @@ def fit(
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")
     from neurodiff.analysis import verbs
 
-    _show(verbs.fit(*place, leaks=leaks))
+    _show(verbs.fit(*place, **leaks))
 
 
 @app.command()

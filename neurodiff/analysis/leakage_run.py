@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.leakage import LeakageReport, audit
+from neurodiff.analysis.leakage_strictness import LENIENT, Strictness
 from neurodiff.core.errors import MissingDataError, NeurodiffError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
@@ -18,19 +18,6 @@ from neurodiff.core.stimuli import Stimuli
 
 KEY = "leakage"  # of run.json
 TITLE = "What training shares with the test set"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strictness:
-    """What a fit does about leaks. ``strict`` also compares the stimuli themselves, which takes
-    about a minute for ten thousand pictures, and ends where something is found; ``allow`` names
-    the checks whose findings are accepted."""
-
-    strict: bool = False
-    allow: tuple[str, ...] = ()
-
-
-LENIENT = Strictness()
 
 
 def audit_before_fit(
