@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
+from neurodiff.core.safe_files import open_mesh
 from neurodiff.core.safe_io import read_csv
 
 if TYPE_CHECKING:
@@ -241,12 +242,7 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
 
 
 def _open_mesh(path: Path) -> Any:
-    import trimesh
-
-    mesh = trimesh.load_mesh(path)
-    if len(mesh.faces) == 0:
-        raise ValueError(f"{path} has no face")
-    return mesh
+    return open_mesh(path)
 
 
 def _open_image(path: Path) -> Any:
