@@ -34,6 +34,7 @@ PACKING = 1032  # the most that deflate can pack, to one
 BUDGET = 64 * 2**30
 """Bytes of one array that a file may claim; a whole NSD session is 0.9 GB, a CIFTI run 0.5 GB."""
 _LINKS = 100_000
+_SMALL = 2**28  # bytes that an HDF5 data set may claim without holding them (never written)
 
 
 def open_hdf5(path: str | os.PathLike[str], *, budget: int = BUDGET) -> Any:
@@ -107,7 +108,7 @@ def _check_dataset(path: Path, where: str, entry: Any, size: int, budget: int) -
     claimed = int(np.prod(entry.shape, dtype=object)) * entry.dtype.itemsize
     held = entry.id.get_storage_size()
     fits = PACKING * held if entry.compression or entry.chunks else held
-    if claimed > budget or (claimed > 2**20 and claimed > fits) or held > size:
+    if claimed > budget or (claimed > _SMALL and claimed > fits) or held > size:
         raise DataError(
             f"{path} claims {claimed / 1e9:.3g} GB for {where} and holds {held / 1e9:.3g} GB of it "
             f"(allowed are {budget / 1e9:.3g} GB); copy or download it again"
@@ -131,7 +132,7 @@ def open_nibabel(path: str | os.PathLike[str], *, budget: int = BUDGET) -> Any:
         other = Path(os.fsdecode(error.filename)).name if error.filename else "the other file"
         raise MissingDataError(f"{path} lacks the other half of its pair, {other}") from None
     except Exception as error:  # broken headers end in errors of many types
-        raise DataError(f"{path} is damaged or no image ({_first(error)}); copy it again") from None
+        raise DataError(f"{path} is not a readable image ({_first(error)}); copy it again") from None
     check_image(image, path, budget=budget)
     return image
 

@@ -242,7 +242,12 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
 
 
 def _open_mesh(path: Path) -> Any:
-    return open_mesh(path)
+    try:
+        return open_mesh(path)
+    except MissingDataError as error:
+        raise FileNotFoundError(str(error)) from None
+    except DataError as error:  # who asks names the stimulus
+        raise ValueError(str(error)) from None
 
 
 def _open_image(path: Path) -> Any:
