@@ -9,6 +9,7 @@ This is the only module that knows the names of the files in it::
     items/<key[:2]>/<key>/   mesh.glb | image.png | volume.nii.gz, done.json or failed.json
     items.csv      key -> task, subject, stimulus, sample
     scores.csv     one row an item      set_scores.csv (FPD)      report.html   report.json   logs/
+    batch/<task>-<digest>/   manifest.jsonl, leases, submissions and packed items (see `jobs`)
 
 Every file is written whole or not at all, so a run can be killed at any time and started again, and
 several processes may work on it: two that make the same item write the same content.
@@ -17,6 +18,7 @@ several processes may work on it: two that make the same item write the same con
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -26,7 +28,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -42,13 +44,14 @@ from neurodiff.core.atomic import (
     write_yaml,
 )
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.processes import is_alive, machine
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
 from neurodiff.core.sealed import DONE, Verify, is_sealed, seal, sealed_record, whole_files
 from neurodiff.core.seeds import item_seed
 
 _ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
-_OWN |= {"set_scores.csv", "report.html", "report.json", "logs"}
+_OWN |= {"set_scores.csv", "report.html", "report.json", "logs", "batch"}
 _MISSING = object()
 
 
@@ -249,6 +252,50 @@ class Run:
             "report": self.report_path.is_file(),
         }
 
+    def states(
+        self, keys: Iterable[str], *, verify: Verify | Literal["none"] = "none"
+    ) -> list[str]:
+        """``"done"``, ``"failed"`` or ``"pending"`` of each key, quick for 100,000 of them.
+
+        Each item's own files are asked for by name: a listing of a folder may lag behind on a
+        shared file system, and would miss what another machine has just finished.
+
+        Parameters
+        ----------
+        verify : ``"none"`` believes a ``done.json`` that is there, since it is renamed into place
+            last; ``"size"`` and ``"hash"`` also compare the files that it lists.
+        """
+        items, found = os.fspath(self.folder / "items"), []
+        for key in keys:
+            folder = f"{items}/{key[:2]}/{key}"
+            if _has_content(f"{folder}/{DONE}") and (
+                verify == "none" or is_sealed(Path(folder), verify)
+            ):
+                found.append("done")
+            else:
+                found.append("failed" if _has_content(f"{folder}/failed.json") else "pending")
+        return found
+
+    def remove_dead_writers(self, *, others_older_than_s: float = 3600.0) -> int:
+        """Remove what killed writers of items left; how many.
+
+        What a process of this machine left goes as soon as the process is gone. What another
+        machine's may still be writing goes when it is old, by the file system's own clock.
+        """
+        items, removed = self.folder / "items", 0
+        if not items.is_dir():
+            return 0
+        now = _clock_of(self.folder)
+        for path in items.glob(f"??/{TEMPORARY_PREFIX}*"):
+            parts = path.name.removeprefix(TEMPORARY_PREFIX).split("-")
+            ours = parts[0] == machine() and len(parts) == 3 and parts[1].isdecimal()
+            with contextlib.suppress(OSError):
+                if is_alive(int(parts[1])) if ours else _age(path, now) < others_older_than_s:
+                    continue
+                shutil.rmtree(path)
+                removed += 1
+        return removed
+
     def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed processes left; returns how many."""
         removed, before = 0, time.time() - older_than_s
@@ -424,10 +471,23 @@ class Item:
         self.settings = settings
         identity = [task, subject, stimulus, sample, settings]
         self.key = hashlib.sha256(_canonical(identity)).hexdigest()
-        self.seed = item_seed(
-            run.seed, subject=subject, stimulus=stimulus, sample=sample, stage=task
+        self._run = run
+
+    @functools.cached_property
+    def seed(self) -> int:
+        """Of the item's noise: from the run's seed and what the item is."""
+        return item_seed(
+            self._run.seed,
+            subject=self.subject,
+            stimulus=self.stimulus,
+            sample=self.sample,
+            stage=self.task,
         )
-        self.folder = run._item_folder(self.key)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """``items/<key[:2]>/<key>`` of the run."""
+        return self._run._item_folder(self.key)
 
     @property
     def done(self) -> bool:
@@ -448,6 +508,19 @@ class Item:
         """The sentence of ``failed.json``, or None."""
         return None if (found := _failure(self.folder)) is None else str(found.get("error", ""))
 
+    @property
+    def failure(self) -> dict[str, Any]:
+        """Content of ``failed.json``; empty where there is none."""
+        return _failure(self.folder) or {}
+
+    def forgive(self) -> bool:
+        """Remove ``failed.json``, so that the item counts as never tried; whether there was one."""
+        try:
+            (self.folder / "failed.json").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def path(self, name: str) -> Path:
         """Path of a file of this item; its folder is made. Write it atomically."""
         path = self.folder / name
@@ -458,12 +531,13 @@ class Item:
     def write_dir(self, extra: Mapping[str, Any] | None = None) -> Iterator[Path]:
         """Context that yields an empty folder; its files become the item, ``done.json`` last.
 
-        On an error the folder is removed and the item stays as it was.
+        On an error the folder is removed and the item stays as it was. ``extra`` is read at the
+        end, so that what the block finds out may be put into it.
         """
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder.with_name(
-            f"{TEMPORARY_PREFIX}{self.key[:8]}-{os.getpid()}-{secrets.token_hex(6)}"
+            f"{TEMPORARY_PREFIX}{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
         )
         temporary.mkdir()
         try:
@@ -488,11 +562,11 @@ class Item:
         names = whole_files(self.folder, (DONE, "failed.json"))
         self._finish(seconds, self.seed if seed is None else seed, extra, names)
 
-    def fail(self, sentence: str) -> None:
-        """Write why the item could not be made; it is tried again on resume."""
+    def fail(self, sentence: str, **more: Any) -> None:
+        """Write why the item could not be made, and ``more``; it is tried again on resume."""
         write_json(
             self.path("failed.json"),
-            {**self.row(), "error": str(sentence), "time": provenance.now()},
+            {**more, **self.row(), "error": str(sentence), "time": provenance.now()},
         )
 
     def row(self) -> dict[str, Any]:
@@ -512,6 +586,27 @@ class Item:
         record = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
         seal(self.folder, names, {**(extra or {}), **record})
         (self.folder / "failed.json").unlink(missing_ok=True)
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 2
+    except OSError:
+        return False
+
+
+def _age(path: Path, now: float) -> float:
+    return now - path.stat().st_mtime
+
+
+def _clock_of(folder: Path) -> float:
+    """The time by which a file system dates its files, which need not be this machine's."""
+    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _dictionary(path: Path) -> dict[str, Any]:
