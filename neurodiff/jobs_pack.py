@@ -18,7 +18,7 @@ from pathlib import Path
 from neurodiff.core.atomic import atomic_path
 from neurodiff.core.errors import DataError
 from neurodiff.core.run import Run
-from neurodiff.core.sealed import DONE, sealed_record
+from neurodiff.core.sealed import DONE, is_sealed, sealed_record
 
 PACKS = "packs"
 _MEMBER = re.compile(r"^(?P<key>[0-9a-f]{64})/(?P<name>[^/\\\0]+(?:/[^/\\\0]+)*)$")
@@ -39,21 +39,19 @@ def pack_shard(run: Run, batch: Path, keys: Iterable[str], name: str) -> tuple[P
     ------
     DataError : an item's files are not what its ``done.json`` says; the disk is full.
     """
-    folders = {}
-    for key in sorted(keys):
-        folder = run.folder / "items" / key[:2] / key
-        if sealed_record(folder) is not None:
-            folders[key] = folder
     path = batch / PACKS / f"{name}.zip"
-    if not folders:
+    finished = [
+        key for key in keys if is_sealed(run.folder / "items" / key[:2] / key, "size")
+    ]
+    if not finished:
         return (path if path.is_file() else None), 0
     if path.is_file():  # of an earlier call: what it has goes into the new one
+        finished += _keys_in(path)
         unpack(run, path)
-        return pack_shard_anew(run, path, [*folders, *_keys_in(path)])
-    return pack_shard_anew(run, path, list(folders))
+    return _write_pack(run, path, finished)
 
 
-def pack_shard_anew(run: Run, path: Path, keys: Iterable[str]) -> tuple[Path, int]:
+def _write_pack(run: Run, path: Path, keys: Iterable[str]) -> tuple[Path, int]:
     """The pack of exactly these finished items, in place of one that may be there."""
     folders = [run.folder / "items" / key[:2] / key for key in sorted(set(keys))]
     with atomic_path(path) as temporary:
@@ -69,6 +67,7 @@ def pack_shard_anew(run: Run, path: Path, keys: Iterable[str]) -> tuple[Path, in
     if broken is not None:
         raise DataError(f"{path} is broken at {broken}; the items are still there: pack again")
     for folder in folders:
+        (folder / DONE).unlink(missing_ok=True)  # first, so that half a folder is not taken for done
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
@@ -103,7 +102,7 @@ def unpack(run: Run, path: Path) -> int:
             members.setdefault(found["key"], []).append((found["name"], info))
         for key, files in members.items():
             item = run.folder / "items" / key[:2] / key
-            if sealed_record(item) is not None:
+            if is_sealed(item, "size"):
                 continue
             for name, info in sorted(files, key=lambda one: one[0] == DONE):
                 with atomic_path(item / name) as temporary, archive.open(info) as source:

@@ -33,6 +33,7 @@ from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_tasks import Place, Task, task_of
 
 QUARANTINE = 3  # failures after which an item is left alone until `retry`
+DEATHS = 8  # deaths of its worker; more, since a kill may come from outside and an error does not
 REQUEUES = 50  # times that a job may ask to be started again, so that nothing goes on for ever
 STOPPED, HELD = 143, 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -152,7 +153,7 @@ def _shard(
         if row.key in packed or item.done:
             outcome.before += 1
             continue
-        if int(item.failure.get("attempts", 0)) >= QUARANTINE:
+        if is_quarantined(item.failure):
             outcome.quarantined += 1
             continue
         if not loaded:
@@ -185,12 +186,22 @@ def do_item(task: Task, state: Any, item: Item, extra: Mapping[str, Any]) -> boo
             raise
         if item.done:  # somebody else made it meanwhile
             return True
-        attempts = int(item.failure.get("attempts", 0)) + 1
-        item.fail(
-            _sentence(error), attempts=attempts, kind=type(error).__name__, where=_where(error)
-        )
+        count_failure(item, _sentence(error), kind=type(error).__name__, where=_where(error))
         return False
     return True
+
+
+def is_quarantined(failure: Mapping[str, Any]) -> bool:
+    """Whether an item with this ``failed.json`` is left alone."""
+    return _count(failure, "attempts") >= QUARANTINE or _count(failure, "deaths") >= DEATHS
+
+
+def count_failure(item: Item, sentence: str, *, death: bool = False, **more: Any) -> None:
+    """Write an item's failure down and count it, as an error or as the death of its worker."""
+    before = item.failure
+    counts = {name: _count(before, name) for name in ("attempts", "deaths")}
+    counts["deaths" if death else "attempts"] += 1
+    item.fail(sentence, **counts, **more)
 
 
 def requeue(environment: Mapping[str, str] | None = None, tries: int = 3) -> bool:
@@ -281,6 +292,11 @@ def run_shard(
 
 
 # ------------------------------------------------------------------------------------- helpers
+
+
+def _count(failure: Mapping[str, Any], name: str) -> int:
+    value = failure.get(name, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _disk_full(error: BaseException) -> bool:
