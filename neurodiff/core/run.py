@@ -18,6 +18,7 @@ several processes may work on it: two that make the same item write the same con
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -46,7 +47,15 @@ from neurodiff.core.atomic import (
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.processes import is_alive, machine
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
-from neurodiff.core.sealed import DONE, Verify, is_sealed, seal, sealed_record, whole_files
+from neurodiff.core.sealed import (
+    DONE,
+    Verify,
+    is_sealed,
+    seal,
+    sealed_record,
+    whole_files,
+    with_files,
+)
 from neurodiff.core.seeds import item_seed
 
 _ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
@@ -535,7 +544,7 @@ class Item:
         end, so that what the block finds out may be put into it.
         """
         started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.folder.with_name(
             f"{TEMPORARY_PREFIX}{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
         )
@@ -543,17 +552,31 @@ class Item:
         try:
             yield temporary
             names = whole_files(temporary)
-            for name in names:
-                with open(temporary / name, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary / name, self.path(name))
-            self._finish(time.monotonic() - started, self.seed, extra, names)
+            record = self._record(time.monotonic() - started, self.seed, extra, names)
+            text = json.dumps(plain(with_files(temporary, names, record)), allow_nan=False)
+            (temporary / DONE).write_text(text, encoding="utf-8")
+            self._move_in(temporary, names)
         except OSError as error:
             if isinstance(error, DataError) or error.errno not in DISK_FULL:
                 raise
             raise write_error(self.folder, error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _move_in(self, temporary: Path, names: list[str]) -> None:
+        """A whole folder takes the item's place: at once where it has none, else file by file."""
+        for name in (*names, DONE):
+            _sync(temporary / name)
+        try:
+            os.rename(temporary, self.folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
+                raise
+            for name in (*names, DONE):
+                os.replace(temporary / name, self.path(name))
+            (self.folder / "failed.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # some network file systems do not sync folders
+            _sync(self.folder.parent)
 
     def finish(
         self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
@@ -581,11 +604,25 @@ class Item:
     def _finish(
         self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
     ) -> None:
+        seal(self.folder, names, self._record(seconds, seed, extra, names))
+        (self.folder / "failed.json").unlink(missing_ok=True)
+
+    def _record(
+        self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
+    ) -> dict[str, Any]:
         if not names:
             raise UsageError(f"item {self.key[:10]} of {self.task} has no file to finish with")
-        record = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
-        seal(self.folder, names, {**(extra or {}), **record})
-        (self.folder / "failed.json").unlink(missing_ok=True)
+        own = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
+        return {**(extra or {}), **own}
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _has_content(path: str) -> bool:
