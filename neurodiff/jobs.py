@@ -25,9 +25,9 @@ from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import now
 from neurodiff.core.run import Run
-from neurodiff.jobs_backends import run_inline, run_local, script_text, tidy
+from neurodiff.jobs_backends import run_inline, run_local, script_text
 from neurodiff.jobs_lease import PATIENCE
-from neurodiff.jobs_ledger import Status, note_submission, rows_in, states_of, status_of
+from neurodiff.jobs_ledger import Status, note_submission, rows_in, states_of, status_of, tidy
 from neurodiff.jobs_manifest import (
     Manifest,
     batches,

@@ -18,8 +18,8 @@ from pathlib import Path
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
-from neurodiff.jobs_lease import PATIENCE, newest_lease, remove_leases
-from neurodiff.jobs_ledger import status_of
+from neurodiff.jobs_lease import PATIENCE, newest_lease
+from neurodiff.jobs_ledger import tidy
 from neurodiff.jobs_manifest import Manifest, read_manifest
 from neurodiff.jobs_site import Site, staging
 from neurodiff.jobs_worker import STOPPED, Stop, count_failure, work
@@ -43,7 +43,7 @@ def run_inline(
                 why = outcome.why
             if outcome.why == "stopped":
                 break
-    tidy(manifest)
+    tidy(read_manifest(manifest.folder))
     return why
 
 
@@ -102,7 +102,7 @@ def run_local(
             for process in alive.values():
                 process.kill()
                 process.wait()
-    tidy(manifest)
+    tidy(read_manifest(manifest.folder))
     return why
 
 
@@ -160,15 +160,6 @@ def sbatch_lines(site: Site) -> list[str]:
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in given.items() if value is not None]
     return [*lines, "#SBATCH --requeue"]
-
-
-def tidy(manifest: Manifest) -> None:
-    """Remove what killed workers left; when nothing is left to do, the leases as well."""
-    run = Run(manifest.run_folder)
-    run.remove_dead_writers()
-    whole = read_manifest(manifest.folder)
-    if status_of(run, whole).finished:
-        remove_leases(manifest.folder / "leases")
 
 
 def _start(

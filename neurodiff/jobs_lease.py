@@ -184,8 +184,8 @@ def acquire(
     >>> with acquire(folder, "shard-0-of-2") as lease:
     ...     print(acquire(folder, "shard-0-of-2"), lease.path.name)
     None shard-0-of-2.1
-    >>> [path.name for path in folder.iterdir()], remove_leases(folder), list(folder.iterdir())
-    (['shard-0-of-2.1'], 0, [])
+    >>> newest_lease(folder, "shard-0-of-2").released
+    True
     """
     folder.mkdir(parents=True, exist_ok=True)
     me = holder or Holder.myself()
@@ -221,17 +221,11 @@ def held_leases(folder: Path) -> dict[str, Seen]:
     return {name: seen for name, seen in found.items() if seen is not None}
 
 
-def remove_leases(folder: Path, *, all_of_them: bool = False) -> int:
-    """Remove leases that were given back or whose process, of this machine, is gone, or all; how
-    many are left. Of a batch that is finished: see the head of this module."""
-    left = 0
-    for name, seen in held_leases(folder).items():
-        if all_of_them or seen.released or _is_dead_here(seen.holder):
-            for path in folder.glob(f"{name}.*"):
-                path.unlink(missing_ok=True)
-        else:
-            left += 1
-    return left
+def remove_leases(folder: Path) -> None:
+    """Remove every lease of a batch that is finished: a worker that still holds one has nothing to
+    do, and sees that it is gone."""
+    for path in folder.glob("*"):
+        path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------- helpers

@@ -16,7 +16,7 @@ from typing import Any
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.sealed import sealed_record
-from neurodiff.jobs_lease import Seen, held_leases
+from neurodiff.jobs_lease import Seen, held_leases, remove_leases
 from neurodiff.jobs_manifest import Manifest, Row
 from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_worker import is_quarantined
@@ -120,6 +120,18 @@ def rows_in(manifest: Manifest, run: Run, wanted: Iterable[str]) -> list[Row]:
     kept = set(wanted)
     states = states_of(run, manifest)
     return [row for row, state in zip(manifest.rows, states, strict=True) if state in kept]
+
+
+def tidy(manifest: Manifest) -> None:
+    """Remove what killed workers left; when a `resume` would find nothing to do, leases as well.
+
+    ``manifest`` : the whole one.
+    """
+    run = Run(manifest.run_folder)
+    run.remove_dead_writers()
+    left = {"pending", "failed"}
+    if left.isdisjoint(states_of(run, manifest)):
+        remove_leases(manifest.folder / "leases")
 
 
 def note_submission(batch: Path, record: Mapping[str, Any]) -> None:

@@ -207,27 +207,19 @@ def count_failure(item: Item, sentence: str, *, death: bool = False, **more: Any
 def requeue(environment: Mapping[str, str] | None = None, tries: int = 3) -> bool:
     """Ask Slurm to start this job again; whether it will be.
 
-    Slurm itself may have been first, which it answers with "Job is pending execution".
+    Slurm itself may have been first, which it answers with "Job is pending execution". A job that
+    was cancelled stays so.
     """
     given = os.environ if environment is None else environment
     job = given.get("SLURM_JOB_ID", "")
     restarts = given.get("SLURM_RESTART_COUNT", "0")
     if not job or (restarts.isdecimal() and int(restarts) >= REQUEUES):
         return False
+    if "JobState=CANCELLED" in _scontrol("-o", "show", "job", job)[1]:
+        return False  # by a person, who does not want it started again
     for attempt in range(tries):
-        try:
-            # a session of its own: the signals that end the job are sent to its processes
-            answer = subprocess.run(
-                ["scontrol", "requeue", job],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-                start_new_session=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if answer.returncode == 0 or "pending" in answer.stderr.lower():
+        code, said = _scontrol("requeue", job)
+        if code == 0 or "pending" in said.lower():
             return True
         time.sleep(0.2 * (attempt + 1))
     return False
@@ -267,6 +259,7 @@ def run_shard(
     say: Callable[[str], None] = print,
 ) -> int:
     """A shard from its folder to an exit code, with the request to Slurm when it was stopped."""
+    from neurodiff.jobs_ledger import tidy
     from neurodiff.jobs_site import staging
 
     stop = Stop(parent)
@@ -283,6 +276,8 @@ def run_shard(
                 progress=Progress.to_stdout(every=60.0),
             )
             say(f"shard {k} of {n} {outcome}")
+            if outcome.why == "finished":
+                tidy(read_manifest(folder))
             if outcome.why == "stopped" and requeue():
                 say("the job will be started again")
             return outcome.code
@@ -292,6 +287,23 @@ def run_shard(
 
 
 # ------------------------------------------------------------------------------------- helpers
+
+
+def _scontrol(*arguments: str) -> tuple[int, str]:
+    """Exit code and text of scontrol; -1 where it is not there or does not come back."""
+    try:
+        # a session of its own: the signals that end the job are sent to its processes
+        answer = subprocess.run(
+            ["scontrol", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return -1, ""
+    return answer.returncode, answer.stdout + answer.stderr
 
 
 def _count(failure: Mapping[str, Any], name: str) -> int:
