@@ -237,7 +237,7 @@ def _gone(folder, name, seen: Seen, me: Holder, patience: float, now, wait) -> b
     if seen.released or _is_dead_here(who):
         return True
     if who is not None:
-        if who.machine == me.machine and who.started:
+        if who.machine == machine() and who.started:
             return False  # its process runs, which a frozen counter does not change
         if who.job and who.job == me.job and who.restart < me.restart:
             return True  # Slurm ended that start before it made this one

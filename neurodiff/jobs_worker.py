@@ -25,7 +25,7 @@ from typing import Any
 
 from neurodiff.core.atomic import DISK_FULL, remove_leftovers_of_the_dead
 from neurodiff.core.errors import NeurodiffError
-from neurodiff.core.progress import Progress
+from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
 from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
 from neurodiff.jobs_manifest import Manifest, read_manifest
@@ -116,8 +116,8 @@ def work(
     ------
     NeurodiffError : the task's state cannot be loaded, or the disk is full; no item is blamed.
     """
-    stop = stop or Stop()
-    progress = progress or Progress(None)
+    stop = Stop() if stop is None else stop
+    progress = SILENT if progress is None else progress
     run, name = Run(manifest.run_folder), f"shard-{k}-of-{n}"
     lease = acquire(manifest.folder / "leases", name, patience=patience)
     if lease is None:
@@ -207,16 +207,19 @@ def count_failure(item: Item, sentence: str, *, death: bool = False, **more: Any
 def requeue(environment: Mapping[str, str] | None = None, tries: int = 3) -> bool:
     """Ask Slurm to start this job again; whether it will be.
 
-    Slurm itself may have been first, which it answers with "Job is pending execution". A job that
-    was cancelled stays so.
+    Slurm itself may have been first, which it answers with "Job is pending execution". In a grace
+    time, and before the time limit, a job still counts as running and has to ask; one that was
+    cancelled does not, and must not be brought back.
     """
     given = os.environ if environment is None else environment
     job = given.get("SLURM_JOB_ID", "")
     restarts = given.get("SLURM_RESTART_COUNT", "0")
     if not job or (restarts.isdecimal() and int(restarts) >= REQUEUES):
         return False
-    if "JobState=CANCELLED" in _scontrol("-o", "show", "job", job)[1]:
-        return False  # by a person, who does not want it started again
+    for line in _scontrol("-o", "show", "job", job)[1].splitlines():
+        fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+        if fields.get("JobId") == job and fields.get("JobState") != "RUNNING":
+            return False  # Slurm is ending it already: it was cancelled, or is in the queue again
     for attempt in range(tries):
         code, said = _scontrol("requeue", job)
         if code == 0 or "pending" in said.lower():
