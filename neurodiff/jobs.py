@@ -79,7 +79,8 @@ def plan(
     )
     planned = task_of(task).plan(opened, dict(settings or {}), chosen)
     rows = [row_of(item, extra) for item, extra in planned.items]
-    manifest = write_manifest(opened, task, planned.settings, planned.digests, rows)
+    kind = planned.items[0][0].task if planned.items else task
+    manifest = write_manifest(opened, task, kind, planned.settings, planned.digests, rows)
     opened.plan(item for item, _ in planned.items)
     return manifest
 

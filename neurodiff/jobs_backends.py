@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
@@ -132,7 +131,7 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
             f"#SBATCH --output={logs}/%A_%a.out",
             *head,
             "# LSF: bsub -J 'x[1-N]'; SGE: qsub -t 1-N; PBS: qsub -J 0-(N-1). Indices from 1 count.",
-            'k=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-}}',
+            "k=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-}}",
             'if [ -z "$k" ]; then k=$(( ${LSB_JOBINDEX:-${SGE_TASK_ID:?no index}} - 1 )); fi',
             f"mkdir -p {shlex.quote(str(logs))}",
             *site.setup,

@@ -283,14 +283,18 @@ def _read(path: Path, generation: int) -> Seen | None:
     holder = None
     with contextlib.suppress(ValueError, TypeError):
         values = json.loads(rest)
-        holder = Holder(
-            machine=str(values["machine"]),
-            process=int(values["process"]),
-            started=int(values["started"]),
-            token=str(values["token"]),
-            job=str(values.get("job", "")),
-            restart=int(values.get("restart", 0)),
-        ) if isinstance(values, dict) and _complete(values) else None
+        holder = (
+            Holder(
+                machine=str(values["machine"]),
+                process=int(values["process"]),
+                started=int(values["started"]),
+                token=str(values["token"]),
+                job=str(values.get("job", "")),
+                restart=int(values.get("restart", 0)),
+            )
+            if isinstance(values, dict) and _complete(values)
+            else None
+        )
     return Seen(
         generation=generation,
         counter=first[:_COUNTER],

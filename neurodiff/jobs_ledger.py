@@ -110,9 +110,7 @@ def status_of(run: Run, manifest: Manifest, *, verify: Any = "none") -> Status:
 
 def workers_of(batch: Path) -> dict[str, Seen]:
     """Leases that were not given back: of live workers, and of dead ones nobody succeeded yet."""
-    return {
-        name: seen for name, seen in held_leases(batch / "leases").items() if not seen.released
-    }
+    return {name: seen for name, seen in held_leases(batch / "leases").items() if not seen.released}
 
 
 def rows_in(manifest: Manifest, run: Run, wanted: Iterable[str]) -> list[Row]:

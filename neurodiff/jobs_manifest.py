@@ -45,6 +45,7 @@ class Manifest:
     ----------
     folder : of the batch, below that of its run.
     task : name of the task, see `jobs_tasks`.
+    kind : the task that its items' keys and seeds name; the same as with the verb.
     settings : of the task, plain.
     digests : of weights and data, by name.
     rows : the items, in an order that is always the same.
@@ -52,6 +53,7 @@ class Manifest:
 
     folder: Path
     task: str
+    kind: str
     settings: Mapping[str, Any]
     digests: Mapping[str, str]
     rows: Sequence[Row]
@@ -82,7 +84,7 @@ class Manifest:
         ------
         DataError : the row's key is another one than that of what it names.
         """
-        item = run.item(self.task, row.subject, row.stimulus, row.sample, row.settings)
+        item = run.item(self.kind, row.subject, row.stimulus, row.sample, row.settings)
         if item.key != row.key:
             raise DataError(
                 f"{self.folder / MANIFEST} gives item {row.key[:10]} for subject {row.subject}, "
@@ -119,6 +121,7 @@ def row_of(item: Item, extra: Mapping[str, Any] | None = None) -> Row:
 def write_manifest(
     run: Run,
     task: str,
+    kind: str,
     settings: Mapping[str, Any],
     digests: Mapping[str, str],
     rows: Sequence[Row],
@@ -145,6 +148,7 @@ def write_manifest(
     header = {
         "format": FORMAT,
         "task": task,
+        "kind": kind,
         "settings": plain(settings),
         "digests": plain(digests),
         "run": run.fingerprint,
@@ -158,8 +162,14 @@ def write_manifest(
     if not (folder / MANIFEST).is_file():
         with atomic_write(folder / MANIFEST) as file:
             file.write(text.encode())
-    return Manifest(folder=folder, task=task, settings=dict(plain(settings)),
-                    digests=dict(digests), rows=tuple(rows))  # fmt: skip
+    return Manifest(
+        folder=folder,
+        task=task,
+        kind=kind,
+        settings=dict(plain(settings)),
+        digests=dict(digests),
+        rows=tuple(rows),
+    )
 
 
 def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0, 1)) -> Manifest:
@@ -181,7 +191,7 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise DataError(f"{path} is not a manifest of format {FORMAT}; plan it again")
             rows, count = [], 0
-            for count, line in enumerate(file, start=1):  # noqa: B007
+            for count, line in enumerate(file, start=1):
                 if (count - 1) % step == start:
                     rows.append(_row(line))
         if count != header["items"]:
@@ -189,6 +199,7 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
         return Manifest(
             folder=folder,
             task=str(header["task"]),
+            kind=str(header["kind"]),
             settings=dict(header["settings"]),
             digests=dict(header["digests"]),
             rows=tuple(rows),
@@ -245,5 +256,3 @@ def _row(line: str) -> Row:
         settings=str(settings),
         extra=extra,
     )
-
-

@@ -40,9 +40,7 @@ def pack_shard(run: Run, batch: Path, keys: Iterable[str], name: str) -> tuple[P
     DataError : an item's files are not what its ``done.json`` says; the disk is full.
     """
     path = batch / PACKS / f"{name}.zip"
-    finished = [
-        key for key in keys if is_sealed(run.folder / "items" / key[:2] / key, "size")
-    ]
+    finished = [key for key in keys if is_sealed(run.folder / "items" / key[:2] / key, "size")]
     if not finished:
         return (path if path.is_file() else None), 0
     if path.is_file():  # of an earlier call: what it has goes into the new one
@@ -67,7 +65,9 @@ def _write_pack(run: Run, path: Path, keys: Iterable[str]) -> tuple[Path, int]:
     if broken is not None:
         raise DataError(f"{path} is broken at {broken}; the items are still there: pack again")
     for folder in folders:
-        (folder / DONE).unlink(missing_ok=True)  # first, so that half a folder is not taken for done
+        (folder / DONE).unlink(
+            missing_ok=True
+        )  # first, so that half a folder is not taken for done
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()

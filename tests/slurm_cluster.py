@@ -169,6 +169,7 @@ class Cluster:
 
     def wait(self, number, wanted, seconds=60):
         """Wait until every task of a job is in one of the ``wanted`` states."""
+
         def reached():
             found = self.states(number)
             return bool(found) and set(found) <= set(wanted)

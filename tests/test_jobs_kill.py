@@ -37,7 +37,9 @@ def start(manifest, k, n=WORKERS):
 
 
 def finish(manifest):
-    codes = [os.waitstatus_to_exitcode(os.waitpid(start(manifest, k), 0)[1]) for k in range(WORKERS)]
+    codes = [
+        os.waitstatus_to_exitcode(os.waitpid(start(manifest, k), 0)[1]) for k in range(WORKERS)
+    ]
     assert codes == [0] * WORKERS
     jobs.collect(manifest.run_folder)
 
