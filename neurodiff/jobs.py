@@ -187,6 +187,9 @@ def collect(
 ) -> pd.DataFrame:
     """One row an item: key, subject, stimulus, sample, state; removes what dead workers left.
 
+    Tasks whose items make one table (encode, evaluate, attribute) write it into the batch's folder:
+    of the finished items, whatever their number.
+
     Parameters
     ----------
     pack : put the finished items into one file a shard, and remove their folders (file systems
@@ -196,6 +199,11 @@ def collect(
     opened = _opened(run)
     manifest = read_manifest(find_batch(opened, batch))
     tidy(manifest)
+    gather = getattr(task_of(manifest.task), "gather", None)
+    if gather is not None and (rows := rows_in(manifest, opened, ("done",))):
+        unpack_all(opened, manifest.folder)
+        items = [manifest.item(opened, row) for row in rows]
+        gather(opened, manifest.settings, items, manifest.folder)
     if pack:
         for k in range(shards):
             name = f"shard-{k}-of-{shards}"

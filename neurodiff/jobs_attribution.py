@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from neurodiff.core.atomic import write_csv
 from neurodiff.core.errors import DataError, UsageError, suggest
@@ -42,7 +42,7 @@ class Attribute:
     """
 
     name = "attribute"
-    DEFAULTS = {
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "methods": None,
         "rois": None,
         "metric": "auto",

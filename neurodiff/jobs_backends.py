@@ -58,7 +58,8 @@ def run_local(
     """Every shard in a process of its own, ``workers`` at a time; returns why it ended.
 
     A worker that a signal ended is started again. Its death is counted against the item at which
-    it was: here nobody preempts, so that the item is the likely cause; after eight it is left alone.
+    it was: here nobody preempts, so that the item is the likely cause. After eight of them it is
+    left alone.
     """
     run = Run(manifest.run_folder)
     todo, alive = list(range(shards)), {}
@@ -130,7 +131,7 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
             f"#SBATCH --array=0-{shards - 1}%{min(shards, site.at_once)}",
             f"#SBATCH --output={logs}/%A_%a.out",
             *head,
-            "# LSF: bsub -J 'x[1-N]'; SGE: qsub -t 1-N; PBS: qsub -J 0-(N-1). Indices from 1 count.",
+            "# LSF: bsub -J 'x[1-N]'; SGE: qsub -t 1-N; PBS: qsub -J 0-(N-1)",
             "k=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-}}",
             'if [ -z "$k" ]; then k=$(( ${LSB_JOBINDEX:-${SGE_TASK_ID:?no index}} - 1 )); fi',
             f"mkdir -p {shlex.quote(str(logs))}",

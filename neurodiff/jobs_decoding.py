@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.core.errors import DataError, UsageError, suggest
@@ -42,7 +42,12 @@ class Reconstruct:
     stimulus are averaged first, True)."""
 
     name = "reconstruct"
-    DEFAULTS = {"data": None, "root": None, "subject": None, "average": True}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "data": None,
+        "root": None,
+        "subject": None,
+        "average": True,
+    }
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)

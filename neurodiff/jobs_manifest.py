@@ -229,7 +229,7 @@ def find_batch(run: Run, name: str | None = None) -> Path:
     known = batches(run)
     if not known:
         raise MissingDataError(
-            f"{run.folder} has no batch; `neurodiff batch submit {run.folder} --task NAME` plans one"
+            f"{run.folder} has no batch; plan one: neurodiff batch submit {run.folder} --task NAME"
         )
     fitting = [path for path in known if name is None or path.name.startswith(name)]
     if len(fitting) == 1:

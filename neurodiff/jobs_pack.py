@@ -52,22 +52,22 @@ def pack_shard(run: Run, batch: Path, keys: Iterable[str], name: str) -> tuple[P
 def _write_pack(run: Run, path: Path, keys: Iterable[str]) -> tuple[Path, int]:
     """The pack of exactly these finished items, in place of one that may be there."""
     folders = [run.folder / "items" / key[:2] / key for key in sorted(set(keys))]
-    with atomic_path(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for folder in folders:
-                record = sealed_record(folder)
-                if record is None:
-                    raise DataError(f"{folder} is not finished; resume the batch and pack again")
-                for name in [*sorted(record["files"]), DONE]:
-                    _add(archive, folder / name, f"{folder.name}/{name}")
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
+        for folder in folders:
+            record = sealed_record(folder)
+            if record is None:
+                raise DataError(f"{folder} is not finished; resume the batch and pack again")
+            for name in [*sorted(record["files"]), DONE]:
+                _add(archive, folder / name, f"{folder.name}/{name}")
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
     if broken is not None:
         raise DataError(f"{path} is broken at {broken}; the items are still there: pack again")
     for folder in folders:
-        (folder / DONE).unlink(
-            missing_ok=True
-        )  # first, so that half a folder is not taken for done
+        (folder / DONE).unlink(missing_ok=True)  # first: half a folder is not done
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()
@@ -105,9 +105,12 @@ def unpack(run: Run, path: Path) -> int:
             if is_sealed(item, "size"):
                 continue
             for name, info in sorted(files, key=lambda one: one[0] == DONE):
-                with atomic_path(item / name) as temporary, archive.open(info) as source:
-                    with open(temporary, "wb") as file:
-                        shutil.copyfileobj(source, file, _BLOCK)
+                with (
+                    atomic_path(item / name) as temporary,
+                    archive.open(info) as source,
+                    open(temporary, "wb") as file,
+                ):
+                    shutil.copyfileobj(source, file, _BLOCK)
             count += 1
     return count
 

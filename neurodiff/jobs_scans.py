@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Encode:
     ``device`` ("cpu")."""
 
     name = "encode"
-    DEFAULTS = {"cohort": None, "root": None, "device": "cpu"}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"cohort": None, "root": None, "device": "cpu"}
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)

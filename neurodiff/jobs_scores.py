@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -41,7 +41,11 @@ class Evaluate:
     ``weights`` (folder of the networks' weights)."""
 
     name = "evaluate"
-    DEFAULTS = {"protocol": "neurodiff-1", "full": False, "weights": None}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "protocol": "neurodiff-1",
+        "full": False,
+        "weights": None,
+    }
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.run import Item, Run, fingerprint
@@ -83,7 +83,14 @@ class Rehearsal:
     """
 
     name = "rehearsal"
-    DEFAULTS = {"items": 60, "seconds": 0.01, "files": 3, "values": 1000, "fail": [], "die": []}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "items": 60,
+        "seconds": 0.01,
+        "files": 3,
+        "values": 1000,
+        "fail": [],
+        "die": [],
+    }
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         unknown = set(settings) - set(self.DEFAULTS)

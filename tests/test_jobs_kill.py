@@ -36,6 +36,10 @@ def start(manifest, k, n=WORKERS):
     os._exit(code)
 
 
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def finish(manifest):
     codes = [
         os.waitstatus_to_exitcode(os.waitpid(start(manifest, k), 0)[1]) for k in range(WORKERS)
@@ -60,7 +64,7 @@ def contents(run):
 def undisturbed(tmp_path_factory):
     run, manifest = planned(tmp_path_factory.mktemp("jobs") / "run")
     pids = [start(manifest, k) for k in range(WORKERS)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * WORKERS
+    assert [ended(pid) for pid in pids] == [0] * WORKERS
     found = contents(run)
     assert len(found) == ITEMS * 5
     return found
