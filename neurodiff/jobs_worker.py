@@ -146,9 +146,6 @@ def _shard(
         if stop:
             outcome.why = "stopped"
             break
-        if lease.lost:
-            outcome.why = "lost"
-            break
         item = manifest.item(run, row)
         if row.key in packed or item.done:
             outcome.before += 1
@@ -159,6 +156,9 @@ def _shard(
         if not loaded:
             state, loaded = task.prepare(run, manifest.settings, place), True
         lease.at(row.key)
+        if lease.lost:
+            outcome.why = "lost"
+            break
         if do_item(task, state, item, row.extra):
             outcome.done += 1
         else:
