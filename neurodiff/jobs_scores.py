@@ -50,6 +50,11 @@ class Evaluate:
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)
         state = self.prepare(run, full, Path)
+        if state.kind == "images":
+            from neurodiff.analysis.image_protocols import image_protocol_of as protocol_of
+        else:
+            from neurodiff.analysis.protocols import protocol_of
+        protocol_of(str(full["protocol"]))  # a name that there is not is refused here
         if not state.groups:
             raise MissingDataError(
                 f"{run.folder} holds no reconstruction; run `neurodiff batch submit {run.folder} "
