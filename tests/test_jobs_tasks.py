@@ -91,7 +91,7 @@ def test_one_shard_of_seven_in_reverse_order_and_alone(run, by_verb):
     manifest, expected = jobs.plan(run, "reconstruct"), results(by_verb)
     work(read_manifest(manifest.folder, shard=(3, 7)), 3, 7)
     found = results(run)
-    assert list(found) == [row.key for row in manifest.shard(3, 7)]
+    assert sorted(found) == sorted(row.key for row in manifest.shard(3, 7))
     assert_same(found, expected)
     task = task_of("reconstruct")
     state = task.prepare(run, manifest.settings, Path)
