@@ -31,8 +31,8 @@ def training_command(arguments: Sequence[str], processes: int = 1) -> list[str]:
 
     Examples
     --------
-    >>> training_command(["ldae", "--out", "runs"], 2)[1:7]
-    ['-m', 'accelerate.commands.launch', '--num_processes', '2', '--num_machines', '1']
+    >>> training_command(["ldae_demo", "--out", "runs"], 2)[1:6]
+    ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2']
 
     Raises
     ------
@@ -40,14 +40,29 @@ def training_command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     """
     if not arguments or arguments[0].startswith("-"):
         raise UsageError("name a recipe, as after `neurodiff fit`")
+    return [*launcher(processes), "-m", "neurodiff.cli", "fit", *arguments]
+
+
+def launcher(processes: int) -> list[str]:
+    """What stands before a script, or before ``-m`` and a module, to run it on several processes.
+
+    Everything that a user's own file of accelerate might say otherwise is said here; precision is
+    the recipe's.
+    """
     if processes < 1:
         raise UsageError(f"processes is {processes}; give at least 1")
-    fit = ["-m", "neurodiff.cli", "fit", *arguments]
     if processes == 1:
-        return [sys.executable, *fit]
-    several = ["--num_processes", str(processes), "--num_machines", "1", "--max_restarts", "0"]
-    mixed = ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the recipe says its own
-    return [sys.executable, "-m", "accelerate.commands.launch", *several, *mixed, *fit]
+        return [sys.executable]
+    how = {
+        "num_processes": str(processes),
+        "num_machines": "1",
+        "max_restarts": "0",
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "main_process_port": "0",  # any that is free
+    }
+    options = [part for name, value in how.items() for part in (f"--{name}", value)]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *options]
 
 
 def run_training(command: Sequence[str], *, stop: Stop | None = None, restarts: int = 0) -> int:

@@ -143,6 +143,28 @@ def test_preemption_loses_nothing(cluster, batch, partition):
     assert any(int(job["Restarts"]) >= 1 for job in cluster.jobs(job_of(run)))
 
 
+def test_a_printed_script_survives_preemption_as_well(cluster, batch, tmp_path):
+    run = batch(40, 0.25)
+    path = tmp_path / "array.sh"
+    path.write_text(jobs.submit(run, 2, "script", site("lowgrace")))
+    next(run.folder.glob("batch/*")).joinpath("logs").mkdir()
+    number = cluster.ask("sbatch", "--parsable", str(path)).strip()
+    until(lambda: done(run) >= 4, 30, lambda: str(cluster.states(number)))
+    preempt(cluster)
+    assert done(run) < 40
+    finish(run)
+    assert any(int(job["Restarts"]) >= 1 for job in cluster.jobs(number))
+
+
+def test_the_signal_before_the_time_limit_starts_the_job_again(cluster, batch):
+    run = batch(40, 0.25)
+    jobs.submit(run, 2, "slurm", site("low"))
+    until(lambda: done(run) >= 4, 30, lambda: str(jobs.status(run, scheduler=True)))
+    cluster.ask("scancel", "--signal=USR2", job_of(run))
+    finish(run)
+    assert all(int(job["Restarts"]) >= 1 for job in cluster.jobs(job_of(run)))
+
+
 class WithoutRequeue:
     """The worker as it would be without asking Slurm to start it again."""
 
