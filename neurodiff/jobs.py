@@ -126,6 +126,7 @@ def submit(
     manifest = read_manifest(find_batch(opened, batch))
     shards = min(shards, len(manifest))
     if on == "script":
+        (manifest.folder / "logs").mkdir(exist_ok=True)  # sbatch makes no folders
         return script_text(manifest, shards, profile)
     record = {"time": now(), "on": on, "shards": shards}
     if on == "slurm":

@@ -6,7 +6,7 @@ find what a batch made, and the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +39,8 @@ class Decoding:
 
 class Reconstruct:
     """Settings: ``data``, ``root``, ``subject`` as of the verb; ``average`` (pictures: repeats of a
-    stimulus are averaged first, True)."""
+    stimulus are averaged first, True), ``together`` (trials decoded at once, 1: what a kill loses,
+    and what a GPU gains; results agree to rounding, noise exactly)."""
 
     name = "reconstruct"
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -47,6 +48,7 @@ class Reconstruct:
         "root": None,
         "subject": None,
         "average": True,
+        "together": 1,
     }
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
@@ -74,23 +76,31 @@ class Reconstruct:
     def do(
         self, state: Decoding, item: Item, folder: Path, extra: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        trial = int(extra["trial"])
-        if not 0 <= trial < state.recording.n_trials:
-            raise DataError(f"the recording has no trial {trial} any more; plan the batch again")
-        if _settings(state, trial) != item.settings:
-            raise DataError(
-                f"trial {trial} is not what it was when the batch was planned; plan it again"
-            )
-        row = state.recording.trials.iloc[trial]
-        one = state.recording.select([trial])
-        if state.kind == "images":
-            _picture(state, one, row, item, folder, trial)
-        else:
-            from neurodiff.analysis.decoding import decoded, write_result
+        [record] = self.do_many(state, [item], [folder], [extra])
+        return record
 
-            [result] = decoded(state.pipe, one, sample=item.sample, seed=state.run.seed)
-            write_result(folder, result, row, state.source, state.recording.simulated)
-        return {"repeat": int(row["repeat"])}
+    def do_many(
+        self,
+        state: Decoding,
+        items: Sequence[Item],
+        folders: Sequence[Path],
+        extras: Sequence[Mapping[str, Any]],
+    ) -> list[Mapping[str, Any]]:
+        """Decode trials in one batch for each sample."""
+        trials = [int(extra["trial"]) for extra in extras]
+        for item, trial in zip(items, trials, strict=True):
+            if not 0 <= trial < state.recording.n_trials:
+                raise DataError(f"the recording has no trial {trial} any more; plan again")
+            if _settings(state, trial) != item.settings:
+                raise DataError(
+                    f"trial {trial} is not what it was when the batch was planned; plan it again"
+                )
+        for sample in dict.fromkeys(item.sample for item in items):
+            at = [k for k, item in enumerate(items) if item.sample == sample]
+            part = [trials[k] for k in at], [folders[k] for k in at]
+            (_pictures if state.kind == "images" else _objects)(state, sample, *part)
+        rows = state.recording.trials
+        return [{"repeat": int(rows["repeat"].iloc[trial])} for trial in trials]
 
 
 def known_settings(
@@ -205,16 +215,28 @@ def _settings(state: Decoding, trial: int, *, readable: bool = True) -> str:
     )
 
 
-def _picture(
-    state: Decoding, one: Recording, row: Any, item: Item, folder: Path, trial: int
-) -> None:
+def _objects(state: Decoding, sample: int, trials: list[int], folders: list[Path]) -> None:
+    from neurodiff.analysis.decoding import decoded, write_result
+
+    part = state.recording.select(trials)
+    found = decoded(state.pipe, part, sample=sample, seed=state.run.seed)
+    for trial, folder, result in zip(trials, folders, found, strict=True):
+        row = state.recording.trials.iloc[trial]
+        write_result(folder, result, row, state.source, state.recording.simulated)
+
+
+def _pictures(state: Decoding, sample: int, trials: list[int], folders: list[Path]) -> None:
     from neurodiff.analysis.image_items import about_trial, write_picture
 
-    about = about_trial(row, state.source, state.recording.simulated, state.average)
     if state.together is None:
-        features = state.pipe.predict_features(one)
+        features = state.pipe.predict_features(state.recording.select(trials))
     else:
-        features = state.together.take(range(trial, trial + 1))
-    key = about["subject"], about["stimulus"], int(about["repeat"])
-    [picture] = state.pipe.generate(features, [key], sample=item.sample, seed=state.run.seed)
-    write_picture(folder, picture, about)
+        features = state.together.take(trials)
+    about = [
+        about_trial(row, state.source, state.recording.simulated, state.average)
+        for row in (state.recording.trials.iloc[trial] for trial in trials)
+    ]
+    keys = [(one["subject"], one["stimulus"], int(one["repeat"])) for one in about]
+    found = state.pipe.generate(features, keys, sample=sample, seed=state.run.seed)
+    for folder, picture, one in zip(folders, found, about, strict=True):
+        write_picture(folder, picture, one)

@@ -53,7 +53,11 @@ class Planned:
 
 
 class Task(Protocol):
-    """A kind of item. ``settings`` are plain, and stand in the manifest."""
+    """A kind of item. ``settings`` are plain, and stand in the manifest.
+
+    A task that gains by doing several items at once also has ``do_many(state, items, folders,
+    extras)``, which returns a record an item, and the setting ``together``.
+    """
 
     name: str
 

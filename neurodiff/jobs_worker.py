@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from neurodiff.core.atomic import DISK_FULL, remove_leftovers_of_the_dead
-from neurodiff.core.errors import NeurodiffError
+from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
 from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
-from neurodiff.jobs_manifest import Manifest, read_manifest
+from neurodiff.jobs_manifest import Manifest, Row, read_manifest
 from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_tasks import Place, Task, task_of
 
@@ -142,6 +142,8 @@ def _shard(
     # the item at which the last worker died comes last: if it kills, it keeps no other waiting
     rows.sort(key=lambda row: row.key == lease.left_behind)
     progress.begin(f"shard {which[0]} of {which[1]}")
+    block: list[tuple[Item, Row]] = []
+    most = together_of(task, manifest.settings)
     for number, row in enumerate(rows):
         if stop:
             outcome.why = "stopped"
@@ -149,23 +151,56 @@ def _shard(
         item = manifest.item(run, row)
         if row.key in packed or item.done:
             outcome.before += 1
-            continue
-        if is_quarantined(item.failure):
+        elif is_quarantined(item.failure):
             outcome.quarantined += 1
+        else:
+            block.append((item, row))
+        if not block or (len(block) < most and number + 1 < len(rows)):
             continue
         if not loaded:
             state, loaded = task.prepare(run, manifest.settings, place), True
-        lease.at(row.key)
+        lease.at(block[0][0].key)
         if lease.lost:
             outcome.why = "lost"
             break
-        if do_item(task, state, item, row.extra):
-            outcome.done += 1
-        else:
-            outcome.failed += 1
+        for made in do_items(task, state, [(item, row.extra) for item, row in block]):
+            outcome.done += made
+            outcome.failed += not made
+        block = []
         progress.update(number + 1, len(rows), f"{outcome.failed} failed")
     lease.at("")
     return outcome
+
+
+def together_of(task: Task, settings: Mapping[str, Any]) -> int:
+    """Items that a worker does in one go: the setting ``together`` of tasks that can."""
+    asked = settings.get("together", 1)
+    if not isinstance(asked, int) or asked < 1:
+        raise UsageError(f"together is {asked!r}; give a whole number from 1")
+    return asked if hasattr(task, "do_many") else 1
+
+
+def do_items(task: Task, state: Any, work: list[tuple[Item, Mapping[str, Any]]]) -> list[bool]:
+    """Make items in one go; where that fails, one by one, so that only the guilty fail."""
+    if len(work) > 1:
+        found: list[dict[str, Any]] = [{} for _ in work]
+        for item, _ in work:
+            _clear(item)
+        try:
+            with contextlib.ExitStack() as stack:
+                folders = [
+                    stack.enter_context(item.write_dir(one))
+                    for (item, _), one in zip(work, found, strict=True)
+                ]
+                items, extras = [item for item, _ in work], [extra for _, extra in work]
+                records = task.do_many(state, items, folders, extras)  # type: ignore[attr-defined]
+                for one, record in zip(found, records, strict=True):
+                    one.update(record)
+            return [True] * len(work)
+        except Exception as error:
+            if _disk_full(error):
+                raise
+    return [item.done or do_item(task, state, item, extra) for item, extra in work]
 
 
 def do_item(task: Task, state: Any, item: Item, extra: Mapping[str, Any]) -> bool:
@@ -175,8 +210,7 @@ def do_item(task: Task, state: Any, item: Item, extra: Mapping[str, Any]) -> boo
     ------
     DataError : the disk is full, which is no fault of the item.
     """
-    if item.folder.is_dir():
-        remove_leftovers_of_the_dead(item.folder, older_than_s=0.0)
+    _clear(item)
     found: dict[str, Any] = {}
     try:
         with item.write_dir(found) as folder:
@@ -290,6 +324,12 @@ def run_shard(
 
 
 # ------------------------------------------------------------------------------------- helpers
+
+
+def _clear(item: Item) -> None:
+    """Remove what a killed writer left in an item's folder."""
+    if item.folder.is_dir():
+        remove_leftovers_of_the_dead(item.folder, older_than_s=0.0)
 
 
 def _scontrol(*arguments: str) -> tuple[int, str]:

@@ -147,7 +147,6 @@ def test_a_printed_script_survives_preemption_as_well(cluster, batch, tmp_path):
     run = batch(40, 0.25)
     path = tmp_path / "array.sh"
     path.write_text(jobs.submit(run, 2, "script", site("lowgrace")))
-    next(run.folder.glob("batch/*")).joinpath("logs").mkdir()
     number = cluster.ask("sbatch", "--parsable", str(path)).strip()
     until(lambda: done(run) >= 4, 30, lambda: str(cluster.states(number)))
     preempt(cluster)

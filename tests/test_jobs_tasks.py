@@ -20,7 +20,7 @@ from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.jobs_manifest import find_batch, read_manifest
 from neurodiff.jobs_tasks import task_of
-from neurodiff.jobs_worker import do_item, work
+from neurodiff.jobs_worker import do_item, do_items, work
 
 pytestmark = pytest.mark.slow  # fits tiny models
 
@@ -98,6 +98,24 @@ def test_one_shard_of_seven_in_reverse_order_and_alone(run, by_verb):
     for row in reversed(manifest.rows):
         assert do_item(task, state, manifest.item(run, row), row.extra)
     assert_same(results(run), expected)
+
+
+def test_eight_at_once_decode_what_one_decodes(run, by_verb):
+    """One that cannot be decoded fails alone."""
+    manifest = jobs.plan(run, "reconstruct", settings={"together": 8})
+    task, calls = task_of("reconstruct"), []
+    state = task.prepare(run, manifest.settings, Path)
+    pairs = [(manifest.item(run, row), dict(row.extra)) for row in manifest.rows[:8]]
+    pairs[2][1]["trial"] = 99
+    assert do_items(task, state, pairs) == [True, True, False, True, True, True, True, True]
+    assert_same(results(run), results(by_verb))
+    shutil.rmtree(run.folder / "items")
+    many = task.do_many
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(task), "do_many", lambda self, *a: calls.append(len(a[1])) or many(*a))
+        assert jobs.submit(run, 1, "inline").done == 12
+    assert calls == [8, 4]
+    assert_same(results(run), results(by_verb))
 
 
 def test_three_workers_decode_what_one_decodes(run, by_verb):
