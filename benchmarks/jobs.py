@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import neurodiff.jobs as jobs
-from neurodiff.core import run as run_module
+from neurodiff.core import run_items
 from neurodiff.core.run import Run
 from neurodiff.core.sealed import DONE
 from neurodiff.jobs_manifest import find_batch, read_manifest
@@ -74,18 +74,18 @@ def main() -> None:
         rows.append((f"status of {given.items:,} finished", f"{seconds:.1f} s", "under 5 s"))
 
         run, _ = made(Path(place) / "few", given.few)
-        waits, sync = [0.0], run_module._sync
+        waits, sync = [0.0], run_items._sync
 
         def timed(path: Path) -> None:
             before = time.perf_counter()
             sync(path)
             waits[0] += time.perf_counter() - before
 
-        run_module._sync = timed
+        run_items._sync = timed
         started = time.perf_counter()
         jobs.submit(run, 1, "inline")
         spent = 1000 * (time.perf_counter() - started) / given.few
-        run_module._sync = sync
+        run_items._sync = sync
         disk = 1000 * waits[0] / given.few
         rows.append(("overhead an item", f"{spent - disk:.2f} ms", "under 5 ms"))
         rows.append(("  and three waits for the disk", f"{disk:.2f} ms", ""))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import neurodiff.jobs as jobs
-from neurodiff.core import run as run_module
+from neurodiff.core import run_items
 from neurodiff.core.run import Item, Run
 from neurodiff.jobs_lease import Holder
 from neurodiff.jobs_manifest import read_manifest
@@ -74,7 +74,7 @@ class Batch(RuleBasedStateMachine):
         who = Holder(machine=f"{self.machines:08d}", process=1, started=1, token="x" * 16)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Holder, "myself", lambda: who)
-            patch.setattr(run_module, "machine", lambda: who.machine)
+            patch.setattr(run_items, "machine", lambda: who.machine)
             if not listing:
                 patch.setattr(Path, "glob", lambda *_: iter(()))
             part = read_manifest(self.manifest.folder, shard=(k % n, n))
@@ -105,8 +105,8 @@ class Batch(RuleBasedStateMachine):
         with pytest.MonkeyPatch.context() as patch:
             for name in ("rename", "replace", "mkdir"):
                 patch.setattr(os, name, deadly(getattr(os, name)))
-            patch.setattr(run_module, "_sync", deadly(run_module._sync))
-            patch.setattr(run_module.shutil, "rmtree", lambda *_, **__: None)
+            patch.setattr(run_items, "_sync", deadly(run_items._sync))
+            patch.setattr(run_items.shutil, "rmtree", lambda *_, **__: None)
             patch.setattr("neurodiff.jobs_lease.Lease.release", lambda lease: lease._ended.set())
             with contextlib.suppress(Killed):
                 self.worker(k, n, listing=listing)

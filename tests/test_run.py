@@ -461,9 +461,10 @@ def test_many_writers_of_one_item_do_no_harm(run):
 
 WORKER = """
 import os, signal, sys
-from neurodiff.core import run as module
+from neurodiff.core import run_items as module
+from neurodiff.core.run import Run
 folder, point = sys.argv[1:]
-run = module.Run.create(folder, {"x": 1}, {}, command="worker", seed=0)
+run = Run.create(folder, {"x": 1}, {}, command="worker", seed=0)
 items = [run.item("decode", "1", str(i), 0, "abc") for i in range(12)]
 run.plan(items)
 made = 0

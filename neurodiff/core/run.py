@@ -1,6 +1,6 @@
 """A run is a folder, and its files are the only truth about what is done.
 
-This is the only module that knows the names of the files in it::
+This module and `run_items` alone know the names of the files in it::
 
     run.json       package, source revision, versions, platform, seed, command, time, memory
     recipe.yaml    resolved: every default written out
@@ -18,8 +18,6 @@ several processes may work on it: two that make the same item write the same con
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
 import hashlib
 import json
 import os
@@ -27,7 +25,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,17 +33,16 @@ import pandas as pd
 
 from neurodiff.core import provenance
 from neurodiff.core.atomic import (
-    DISK_FULL,
     TEMPORARY_PREFIX,
     atomic_write,
     plain,
     write_csv,
-    write_error,
     write_json,
     write_yaml,
 )
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.processes import is_alive, machine
+from neurodiff.core.run_items import ITEM_COLUMNS, Item, canonical, failure_in
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
 from neurodiff.core.sealed import (
     DONE,
@@ -54,11 +51,8 @@ from neurodiff.core.sealed import (
     seal,
     sealed_record,
     whole_files,
-    with_files,
 )
-from neurodiff.core.seeds import item_seed
 
-_ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
 _OWN |= {"set_scores.csv", "report.html", "report.json", "logs", "batch"}
 _MISSING = object()
@@ -72,7 +66,7 @@ def fingerprint(value: Mapping[str, Any]) -> str:
     >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": (2,), "a": 1})
     True
     """
-    return hashlib.sha256(_canonical(value)).hexdigest()[:10]
+    return hashlib.sha256(canonical(value)).hexdigest()[:10]
 
 
 class Run:
@@ -210,7 +204,7 @@ class Run:
         """Add ``items`` to ``items.csv``, so that :meth:`status` counts what is still to do."""
         rows = [item.row() for item in items]
         planned = self._planned()
-        table = pd.concat([planned, pd.DataFrame(rows, columns=_ITEM_COLUMNS)], ignore_index=True)
+        table = pd.concat([planned, pd.DataFrame(rows, columns=ITEM_COLUMNS)], ignore_index=True)
         table = table.drop_duplicates("key").sort_values("key", kind="stable")
         if len(table) != len(planned):
             write_csv(self.folder / "items.csv", table)
@@ -228,13 +222,13 @@ class Run:
             if folder.name.startswith("."):
                 continue
             row = rows.setdefault(folder.name, {"key": folder.name})
-            record = sealed_record(folder) or _failure(folder)
+            record = sealed_record(folder) or failure_in(folder)
             if record is not None:
-                wanted = (*_ITEM_COLUMNS, "seconds", "seed")
+                wanted = (*ITEM_COLUMNS, "seconds", "seed")
                 row |= {key: record[key] for key in wanted if key in record}
         for key, row in rows.items():
             folder = self._item_folder(key)
-            failure = _failure(folder)
+            failure = failure_in(folder)
             if is_sealed(folder, "size"):
                 row["status"] = "done"
             else:
@@ -242,7 +236,7 @@ class Run:
             failed = row["status"] == "failed"
             row["error"] = str(failure.get("error", "")) if failed and failure else ""
             row["folder"] = folder.relative_to(self.folder).as_posix()
-        columns = [*_ITEM_COLUMNS, "status", "seconds", "seed", "error", "folder"]
+        columns = [*ITEM_COLUMNS, "status", "seconds", "seed", "error", "folder"]
         return pd.DataFrame(list(rows.values()), columns=columns)
 
     def status(self) -> dict[str, Any]:
@@ -368,7 +362,7 @@ class Run:
 
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         own = _flat({"recipe": self.recipe, "inputs": self.inputs, "seed": self.seed})
-        new = _flat(json.loads(_canonical(identity)))
+        new = _flat(json.loads(canonical(identity)))
         differing = [
             f"{key} (there {own.get(key, 'absent')!r}, now {new.get(key, 'absent')!r})"
             for key in sorted({*own, *new})
@@ -384,9 +378,9 @@ class Run:
     def _planned(self) -> pd.DataFrame:
         path = self.folder / "items.csv"
         if not path.is_file():
-            return pd.DataFrame(columns=_ITEM_COLUMNS)
-        text = {column: str for column in _ITEM_COLUMNS if column != "sample"}
-        return read_csv(path, columns=_ITEM_COLUMNS, dtype=text, missing_words=False)
+            return pd.DataFrame(columns=ITEM_COLUMNS)
+        text = {column: str for column in ITEM_COLUMNS if column != "sample"}
+        return read_csv(path, columns=ITEM_COLUMNS, dtype=text, missing_words=False)
 
     def _item_folder(self, key: str) -> Path:
         return self.folder / "items" / key[:2] / key
@@ -467,164 +461,6 @@ class Stage:
         return f"<Stage {self.folder.name}, {'done' if self.is_done('size') else 'not done'}>"
 
 
-class Item:
-    """One result of a run: the folder ``items/<key[:2]>/<key>``."""
-
-    def __init__(
-        self, run: Run, task: str, subject: str, stimulus: str, sample: int, settings: str
-    ) -> None:
-        self.task = task
-        self.subject = subject
-        self.stimulus = stimulus
-        self.sample = sample
-        self.settings = settings
-        identity = [task, subject, stimulus, sample, settings]
-        self.key = hashlib.sha256(_canonical(identity)).hexdigest()
-        self._run = run
-
-    @functools.cached_property
-    def seed(self) -> int:
-        """Of the item's noise: from the run's seed and what the item is."""
-        return item_seed(
-            self._run.seed,
-            subject=self.subject,
-            stimulus=self.stimulus,
-            sample=self.sample,
-            stage=self.task,
-        )
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        """``items/<key[:2]>/<key>`` of the run."""
-        return self._run._item_folder(self.key)
-
-    @property
-    def done(self) -> bool:
-        """Whether the item is finished and its files are whole."""
-        return self.is_done()
-
-    def is_done(self, verify: Verify | None = None) -> bool:
-        """As ``done``; ``verify="size"`` is quick, ``"hash"`` reads files of any size."""
-        return is_sealed(self.folder, verify)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Content of ``done.json``; empty before."""
-        return sealed_record(self.folder) or {}
-
-    @property
-    def error(self) -> str | None:
-        """The sentence of ``failed.json``, or None."""
-        return None if (found := _failure(self.folder)) is None else str(found.get("error", ""))
-
-    @property
-    def failure(self) -> dict[str, Any]:
-        """Content of ``failed.json``; empty where there is none."""
-        return _failure(self.folder) or {}
-
-    def forgive(self) -> bool:
-        """Remove ``failed.json``, so that the item counts as never tried; whether there was one."""
-        try:
-            (self.folder / "failed.json").unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-    def path(self, name: str) -> Path:
-        """Path of a file of this item; its folder is made. Write it atomically."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @contextlib.contextmanager
-    def write_dir(self, extra: Mapping[str, Any] | None = None) -> Iterator[Path]:
-        """Context that yields an empty folder; its files become the item, ``done.json`` last.
-
-        On an error the folder is removed and the item stays as it was. ``extra`` is read at the
-        end, so that what the block finds out may be put into it.
-        """
-        started = time.monotonic()
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder.with_name(
-            f"{TEMPORARY_PREFIX}{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
-        )
-        temporary.mkdir()
-        try:
-            yield temporary
-            names = whole_files(temporary)
-            record = self._record(time.monotonic() - started, self.seed, extra, names)
-            text = json.dumps(plain(with_files(temporary, names, record)), allow_nan=False)
-            (temporary / DONE).write_text(text, encoding="utf-8")
-            self._move_in(temporary, names)
-        except OSError as error:
-            if isinstance(error, DataError) or error.errno not in DISK_FULL:
-                raise
-            raise write_error(self.folder, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def _move_in(self, temporary: Path, names: list[str]) -> None:
-        """A whole folder takes the item's place: at once where it has none, else file by file."""
-        for name in (*names, DONE):
-            _sync(temporary / name)
-        try:
-            os.rename(temporary, self.folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
-                raise
-            for name in (*names, DONE):
-                os.replace(temporary / name, self.path(name))
-            (self.folder / "failed.json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # some network file systems do not sync folders
-            _sync(self.folder.parent)
-
-    def finish(
-        self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
-    ) -> None:
-        """Mark as done, with the size and SHA-256 of every file in the folder."""
-        names = whole_files(self.folder, (DONE, "failed.json"))
-        self._finish(seconds, self.seed if seed is None else seed, extra, names)
-
-    def fail(self, sentence: str, **more: Any) -> None:
-        """Write why the item could not be made, and ``more``; it is tried again on resume."""
-        write_json(
-            self.path("failed.json"),
-            {**more, **self.row(), "error": str(sentence), "time": provenance.now()},
-        )
-
-    def row(self) -> dict[str, Any]:
-        """The item's line of ``items.csv``."""
-        values = (self.key, self.task, self.subject, self.stimulus, self.sample, self.settings)
-        return dict(zip(_ITEM_COLUMNS, values, strict=True))
-
-    def __repr__(self) -> str:
-        name = f"{self.task} {self.subject} {self.stimulus} {self.sample}"
-        return f"<Item {name}, {'done' if self.is_done('size') else 'not done'}>"
-
-    def _finish(
-        self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
-    ) -> None:
-        seal(self.folder, names, self._record(seconds, seed, extra, names))
-        (self.folder / "failed.json").unlink(missing_ok=True)
-
-    def _record(
-        self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
-    ) -> dict[str, Any]:
-        if not names:
-            raise UsageError(f"item {self.key[:10]} of {self.task} has no file to finish with")
-        own = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
-        return {**(extra or {}), **own}
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _has_content(path: str) -> bool:
     try:
         return os.stat(path).st_size > 2
@@ -653,20 +489,6 @@ def _dictionary(path: Path) -> dict[str, Any]:
     return value
 
 
-def _failure(folder: Path) -> dict[str, Any] | None:
-    try:
-        value = read_json(folder / "failed.json")
-    except DataError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _canonical(value: Any) -> bytes:
-    """JSON that is the same for equal values: sorted keys, plain types, NaN by name."""
-    text = json.dumps(plain(value, nan=True), sort_keys=True, separators=(",", ":"))
-    return text.encode("ascii")
-
-
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with keys joined by dots."""
     if not isinstance(value, dict) or not value:
@@ -680,7 +502,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _same(one: Any, other: Any) -> bool:
     if one is _MISSING or other is _MISSING:
         return one is other
-    return _canonical([one]) == _canonical([other])
+    return canonical([one]) == canonical([other])
 
 
 def _slug(text: str) -> str:
