@@ -262,6 +262,11 @@ def _start(
     typer.echo(str(found))
     if on in (Where.local, Where.inline) and isinstance(found, jobs.Status):
         bad = found.failed + found.quarantined
+        if found.pending:
+            raise NeurodiffError(
+                f"{found.pending} items are left: stopped, or held by workers elsewhere; resume "
+                "goes on"
+            )
         if bad:
             raise NeurodiffError(
                 f"{bad} of {found.items} items failed; mend the cause and resume, or retry those "

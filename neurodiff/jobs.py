@@ -140,8 +140,7 @@ def submit(
         run_inline(manifest, shards, site=profile, progress=progress, patience=patience)
     else:
         note_submission(manifest.folder, record)
-        how = {"site": profile, "progress": progress, "workers": workers, "patience": patience}
-        run_local(manifest, shards, **how)  # type: ignore[arg-type]
+        run_local(manifest, shards, site=profile, workers=workers, patience=patience)
     return status(opened, batch=manifest.name)
 
 

@@ -14,14 +14,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from neurodiff.core.errors import UsageError
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
 from neurodiff.jobs_lease import PATIENCE, newest_lease
 from neurodiff.jobs_ledger import tidy
 from neurodiff.jobs_manifest import Manifest, read_manifest
 from neurodiff.jobs_site import Site, staging
-from neurodiff.jobs_worker import STOPPED, Stop, count_failure, work
+from neurodiff.jobs_worker import HELD, STOPPED, Stop, count_failure, work
 
 RESTARTS = 100  # of dead workers in one submission; an item that kills is in quarantine after 8
 
@@ -51,7 +51,6 @@ def run_local(
     shards: int,
     *,
     site: Site,
-    progress: Progress,
     workers: int | None = None,
     patience: float = PATIENCE,
 ) -> str:
@@ -64,8 +63,7 @@ def run_local(
     run = Run(manifest.run_folder)
     todo, alive = list(range(shards)), {}
     atonce, restarts, why = workers or shards, 0, "finished"
-    stop = Stop()
-    progress.begin(manifest.name)
+    stop, broken = Stop(), {}
     with stop.on_signals():
         try:
             while todo or alive:
@@ -89,6 +87,8 @@ def run_local(
                         todo.insert(0, k)
                     elif code == STOPPED:
                         why = "stopped"
+                    elif code not in (0, 1, HELD):
+                        broken[k] = code
                 if stop:
                     why = "stopped"
                     todo.clear()
@@ -103,6 +103,8 @@ def run_local(
                 process.kill()
                 process.wait()
     tidy(read_manifest(manifest.folder))
+    if broken:
+        raise _told_by(manifest, shards, *next(iter(broken.items())))
     return why
 
 
@@ -188,6 +190,15 @@ def _start(
             # Ctrl-C goes to the parent, which asks its workers to stop one item later
             start_new_session=True,
         )  # fmt: skip
+
+
+def _told_by(manifest: Manifest, n: int, k: int, code: int) -> NeurodiffError:
+    """The error of a worker that could not even begin, from its log."""
+    path = manifest.folder / "logs" / f"shard-{k}-of-{n}.log"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = next((one for one in reversed(lines) if one.startswith("error: ")), f"code {code}")
+    kind = {2: UsageError, 3: DataError}.get(code, NeurodiffError)
+    return kind(f"the worker of shard {k} ended: {said.removeprefix('error: ')} (see {path})")
 
 
 def _blame(run: Run, manifest: Manifest, k: int, n: int, number: int) -> None:

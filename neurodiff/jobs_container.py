@@ -14,14 +14,14 @@ From: python:{python}-slim
 # Then in the site profile: container: /path/to/neurodiff.sif, and submit with --on script.
 
 %files
-    . /opt/neurodiff
+    . /neurodiff
 
 %post
     set -eu
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends libusb-1.0-0 libgl1 libgomp1 libglib2.0-0
-    rm -rf /var/lib/apt/lists/*
-    cd /opt/neurodiff
+    apt-get clean
+    cd /neurodiff
     rm -rf .venv .git
     torch=$(grep '^torch==' constraints.txt)
     python -m pip install --no-cache-dir -c constraints.txt "$torch"

@@ -52,6 +52,9 @@ class Site:
             raise UsageError(f"minutes is {self.minutes}; give at least 15")
         if self.cpus < 1 or self.at_once < 1:
             raise UsageError("cpus and at_once must be at least 1")
+        for name, value in self.more.items():
+            if "\n" in f"{name}{value}" or not name.replace("-", "").isalnum():
+                raise UsageError(f"more has {name!r}: {value!r}; give options of sbatch by name")
         for name in ("account", "qos", "partition", "gres", "constraint", "local_disk"):
             value = getattr(self, name)
             if value is not None and ("\n" in value or not value.strip()):

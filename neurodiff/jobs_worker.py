@@ -5,7 +5,8 @@ worker gives its lease back, asks Slurm to start its job again, and leaves. Leav
 loses the rest of the shard where a site gives a grace time: Slurm then takes the job for failed.
 
 Run as ``python -m neurodiff.jobs_worker RUN BATCH K N``. Exit codes: 0 the shard is done, 1 some
-items failed, 2 and 3 as everywhere, 4 another worker holds the shard, 143 stopped.
+items failed, 2 and 3 as everywhere, 4 another worker holds the shard, 70 a fault of neurodiff, 143
+stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from neurodiff.jobs_tasks import Place, Task, task_of
 QUARANTINE = 3  # failures after which an item is left alone until `retry`
 DEATHS = 8  # deaths of its worker; more, since a kill may come from outside and an error does not
 REQUEUES = 50  # times that a job may ask to be started again, so that nothing goes on for ever
-STOPPED, HELD = 143, 4
+STOPPED, HELD, BROKEN = 143, 4, 70
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
@@ -320,7 +321,12 @@ def run_shard(
             return outcome.code
     except NeurodiffError as error:
         print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        # not the code of an item that failed
+        return error.exit_code if error.exit_code != 1 else BROKEN
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return BROKEN
 
 
 # ------------------------------------------------------------------------------------- helpers

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -327,6 +328,15 @@ def test_deaths_are_counted_apart_from_errors(run):
     assert is_quarantined(item.failure)
 
 
+def test_a_worker_that_cannot_begin_is_told_with_its_words(run):
+    path = planned(run).folder / MANIFEST
+    path.write_text(path.read_text().replace("item-00000", "item-99999"))
+    with pytest.raises(DataError, match=r"worker of shard 0 ended: .*whose key is"):
+        jobs.submit(run, 1, "local")
+    with pytest.raises(UsageError, match="more has"):
+        Site(more={"wrap": "x\nrm"})
+
+
 def test_one_and_three_workers_make_the_same(run, tmp_path):
     manifest = planned(run)
     told = jobs.submit(run, 3, "local")
@@ -576,6 +586,7 @@ def test_a_bad_file_system_is_told(tmp_path, monkeypatch):
 
     def slow_replace(new, path):
         Path(path).unlink()
+        time.sleep(0.001)  # the reader's turn
         Path(path).write_bytes(Path(new).read_bytes())
 
     with monkeypatch.context() as patch:
