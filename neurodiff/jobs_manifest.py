@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neurodiff.core.atomic import atomic_write, plain
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
@@ -22,10 +23,10 @@ from neurodiff.core.run import Item, Run
 
 MANIFEST = "manifest.jsonl"
 FORMAT = 1
+_KEY = re.compile("[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One item of a manifest. ``extra``: what the task needs to find it again, such as the number
     of a trial; it is no part of the item's key."""
 
@@ -142,7 +143,9 @@ def write_manifest(
             "leave one of each"
         )
     lines = [
-        json.dumps([r.key, r.subject, r.stimulus, r.sample, r.settings, plain(r.extra)])
+        json.dumps(
+            [r.key, r.subject, r.stimulus, r.sample, r.settings, plain(r.extra) if r.extra else {}]
+        )
         for r in rows
     ]
     header = {
@@ -244,7 +247,7 @@ def find_batch(run: Run, name: str | None = None) -> Path:
 
 def _row(line: str) -> Row:
     key, subject, stimulus, sample, settings, extra = json.loads(line)
-    if not (isinstance(key, str) and len(key) == 64 and set(key) <= set("0123456789abcdef")):
+    if not (isinstance(key, str) and _KEY.fullmatch(key)):
         raise ValueError("no key")
     if not isinstance(extra, dict):
         raise TypeError("no names and values")
