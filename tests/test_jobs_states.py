@@ -182,7 +182,7 @@ def expected():
 
 
 HOW = settings(
-    max_examples=10,
+    max_examples=25,
     stateful_step_count=10,
     phases=[Phase.generate],  # the twins are to fail, and need no smallest example
     deadline=None,
