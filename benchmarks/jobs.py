@@ -95,7 +95,7 @@ def main() -> None:
         stop = threading.Event()
 
         def watch() -> None:
-            while not stop.wait(0.5):
+            while not stop.wait(0.1):
                 for pid, megabytes in memory_of(str(run.folder)).items():
                     series.setdefault(pid, []).append(megabytes)
 
@@ -109,9 +109,13 @@ def main() -> None:
         assert isinstance(told, jobs.Status)
         assert told.done == given.work
         rows.append((f"{given.work:,} items, 3 workers", f"{spent:.0f} s", ""))
-        # from a quarter of the way on, when everything is imported, to two seconds before the end,
+        # from a quarter of the way on, when everything is imported, to the last fifth,
         # when a worker reads the whole manifest to see whether the batch is finished
-        grown = [one[-5] - one[len(one) // 4] for one in series.values() if len(one) >= 12]
+        grown = [
+            one[-1 - len(one) // 5] - one[len(one) // 4]
+            for one in series.values()
+            if len(one) >= 12
+        ]
         peak = max(max(one) for one in series.values())
         rows.append(("  memory of a worker", f"{peak:.0f} MB", ""))
         rows.append(("  its growth while it works", f"{max(grown):+.1f} MB", "flat"))
