@@ -76,17 +76,11 @@ def decode(
     unreadable: dict[int, str] = {}
     for trial in range(recording.n_trials):
         row = recording.trials.iloc[trial]
-        identity = {
-            "model": model_hash,
-            "version": VERSION,
-            "seen": [str(row[name]) for name in ("session", "run", "split", "repeat")],
-        }
         try:
-            identity["values"] = _trial_hash(recording, trial)
+            settings = trial_settings(recording, trial, model_hash)
         except DataError as error:
-            identity["values"] = f"unreadable trial {trial}"
+            settings = trial_settings(recording, trial, model_hash, readable=False)
             unreadable[trial] = str(error)
-        settings = fingerprint(identity)
         for sample in range(samples):
             items[trial, sample] = run.item(TASK, row["subject"], row["stimulus"], sample, settings)
     run.plan(items.values())
@@ -115,6 +109,26 @@ def decode(
     empty = sum(not (item.folder / MESH).is_file() for item in done)
     before = len(items) - len(pending) - samples * len(unreadable)
     return Decoded(len(items), before, len(done), empty, tuple(unreadable.values()))
+
+
+def trial_settings(
+    recording: Recording, trial: int, model_hash: str, *, readable: bool = True
+) -> str:
+    """What an item's key covers beside its names: the model, and the trial's values.
+
+    Raises
+    ------
+    DataError : the trial cannot be read, or holds NaN; not asked for without ``readable``.
+    """
+    row = recording.trials.iloc[trial]
+    values = _trial_hash(recording, trial) if readable else f"unreadable trial {trial}"
+    identity = {
+        "model": model_hash,
+        "version": VERSION,
+        "seen": [str(row[name]) for name in ("session", "run", "split", "repeat")],
+        "values": values,
+    }
+    return fingerprint(identity)
 
 
 def brain_of(pipe: MinD3D) -> BrainInput:
@@ -196,7 +210,10 @@ def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
         mesh.export(file, file_type="glb")
 
 
-def _write(item: Item, result: Reconstruction, row: Any, source: Source, simulated: bool) -> None:
+def write_result(
+    folder: Path, result: Reconstruction, row: Any, source: Source, simulated: bool
+) -> None:
+    """The files of an item, into an empty folder."""
     about = {
         **{name: str(row[name]) for name in ("subject", "stimulus", "split")},
         **{name: row[name] for name in ("session", "run", "repeat")},
@@ -207,10 +224,14 @@ def _write(item: Item, result: Reconstruction, row: Any, source: Source, simulat
         "codes": result.codes,
         "embedding": result.embedding,
     }
+    write_json(folder / ABOUT, about)
+    if len(result.mesh.faces):
+        write_mesh(result.mesh, folder / MESH)
+
+
+def _write(item: Item, result: Reconstruction, row: Any, source: Source, simulated: bool) -> None:
     with item.write_dir({"repeat": int(row["repeat"])}) as folder:
-        write_json(folder / ABOUT, about)
-        if len(result.mesh.faces):
-            write_mesh(result.mesh, folder / MESH)
+        write_result(folder, result, row, source, simulated)
 
 
 def _read(key: str, folder: Path) -> Stored:

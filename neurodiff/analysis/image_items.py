@@ -100,7 +100,7 @@ def decode_pictures(
     unreadable: dict[int, str] = {}
     for trial in range(recording.n_trials):
         try:
-            hashes[trial] = _trial_hash(recording, trial)
+            hashes[trial] = trial_hash(recording, trial)
         except DataError as error:
             unreadable[trial] = str(error)
     readable = list(hashes)
@@ -111,15 +111,13 @@ def decode_pictures(
     items: dict[tuple[int, int], Item] = {}
     for trial in range(recording.n_trials):
         row = recording.trials.iloc[trial]
-        settings = fingerprint(
-            {
-                "model": model_hash,
-                "version": VERSION,
-                "seen": [str(row[name]) for name in ("session", "run", "split", "repeat")],
-                "averaged": average,
-                "values": hashes.get(trial, f"unreadable trial {trial}"),
-                "statistics": together if transductive else "",
-            }
+        settings = trial_settings(
+            recording,
+            trial,
+            model_hash,
+            values=hashes.get(trial, f"unreadable trial {trial}"),
+            average=average,
+            statistics=together if transductive else "",
         )
         for sample in range(samples):
             items[trial, sample] = run.item(TASK, row["subject"], row["stimulus"], sample, settings)
@@ -132,16 +130,7 @@ def decode_pictures(
         progress.say(f"features of {len(readable)} trials")
         features = pipe.predict_features(recording.select(readable))
         rows = [recording.trials.iloc[trial] for trial in readable]
-        about = [
-            {
-                **{name: str(row[name]) for name in ("subject", "stimulus", "split")},
-                **{name: row[name] for name in ("session", "run", "repeat")},
-                "averaged": average,
-                "data": source.plain(),
-                "simulated": recording.simulated,
-            }
-            for row in rows
-        ]
+        about = [about_trial(row, source, recording.simulated, average) for row in rows]
         for sample in range(samples):
             make_items(
                 pipe,
@@ -159,6 +148,30 @@ def decode_pictures(
         len(items) - len(pending) - failed,
         len(items) - failed,
         tuple(unreadable.values()),
+    )
+
+
+def trial_settings(
+    recording: Recording,
+    trial: int,
+    model_hash: str,
+    *,
+    values: str,
+    average: bool = True,
+    statistics: str = "",
+) -> str:
+    """What an item's key covers beside its names: model, values of the trial (`trial_hash`), and
+    ``statistics`` of every trial where they bring predictions to scale."""
+    row = recording.trials.iloc[trial]
+    return fingerprint(
+        {
+            "model": model_hash,
+            "version": VERSION,
+            "seen": [str(row[name]) for name in ("session", "run", "split", "repeat")],
+            "averaged": average,
+            "values": values,
+            "statistics": statistics,
+        }
     )
 
 
@@ -297,12 +310,28 @@ def stimulus_hash(stimuli: Stimuli, name: str) -> str:
     return digest.hexdigest()
 
 
+def about_trial(row: Any, source: Source, simulated: bool, average: bool) -> dict[str, Any]:
+    """What an item says of its trial: what was shown, and where it comes from."""
+    return {
+        **{name: str(row[name]) for name in ("subject", "stimulus", "split")},
+        **{name: row[name] for name in ("session", "run", "repeat")},
+        "averaged": average,
+        "data": source.plain(),
+        "simulated": simulated,
+    }
+
+
+def write_picture(folder: Path, picture: Picture, about: dict[str, Any]) -> None:
+    """The files of an item, into an empty folder."""
+    write_json(folder / ABOUT, {**about, "sample": picture.sample})
+    (folder / IMAGE).write_bytes(png_bytes(picture.image))
+    if picture.init_image is not None:
+        (folder / INIT).write_bytes(png_bytes(picture.init_image))
+
+
 def _write(item: Item, picture: Picture, about: dict[str, Any]) -> None:
     with item.write_dir({"repeat": int(about["repeat"])}) as folder:
-        write_json(folder / ABOUT, {**about, "sample": picture.sample})
-        (folder / IMAGE).write_bytes(png_bytes(picture.image))
-        if picture.init_image is not None:
-            (folder / INIT).write_bytes(png_bytes(picture.init_image))
+        write_picture(folder, picture, about)
 
 
 def _opened(path: Path) -> PIL.Image.Image:
@@ -317,7 +346,7 @@ def _order(one: StoredPicture) -> tuple:
     return one.source.label, not one.averaged, p.subject, p.stimulus, p.repeat, p.sample
 
 
-def _trial_hash(recording: Recording, trial: int) -> str:
+def trial_hash(recording: Recording, trial: int) -> str:
     """SHA-256 of a trial's values, which are read and checked here."""
     values = np.ascontiguousarray(recording.data[[trial]], dtype="<f4")
     if not np.isfinite(values).all():

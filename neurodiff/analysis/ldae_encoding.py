@@ -64,15 +64,7 @@ def encode_cohort(
     scans, pipe = open_scans(cohort, root), open_model(model, walk)
     for note in scans.notes:
         progress.say(f"note: {note}")
-    about = {
-        "model": pipe.identity,
-        "recipe": pipe.recipe.name,
-        "protocol": pipe.protocol,
-        "preparation": None if pipe.recipe.preparation is None else asdict(pipe.recipe.preparation),
-        "grid": list(pipe.size.grid),
-        "simulated": scans.simulated,
-        "neurodiff": package_version(),
-    }
+    about = about_codes(pipe, scans)
     rows, again = _known_rows(path, pipe, scans), 0
     require_folder(path.parent)
     failed: Failures = []
@@ -90,7 +82,7 @@ def encode_cohort(
                     again += 1
                 else:
                     volume = scans[number] if volume is None else volume
-                    rows[name] = _encoded_row(pipe, row, volume, source)
+                    rows[name] = encoded_row(pipe, row, volume, source)
             except NeurodiffError as error:
                 rows.pop(name, None)
                 failed.append((name, row["path"], str(error)))
@@ -133,9 +125,23 @@ def _known_rows(
     return rows
 
 
-def _encoded_row(
+def about_codes(pipe: LDAE, scans: Cohort) -> dict[str, Any]:
+    """What a table of codes says of the model that made it."""
+    return {
+        "model": pipe.identity,
+        "recipe": pipe.recipe.name,
+        "protocol": pipe.protocol,
+        "preparation": None if pipe.recipe.preparation is None else asdict(pipe.recipe.preparation),
+        "grid": list(pipe.size.grid),
+        "simulated": scans.simulated,
+        "neurodiff": package_version(),
+    }
+
+
+def encoded_row(
     pipe: LDAE, row: pd.Series, volume: Volume, source: str
 ) -> tuple[dict[str, Any], np.ndarray]:
+    """A scan's line of the table, and its code."""
     made = prepared(pipe, volume)
     code = pipe.codes(made.volume.data[None])[0]
     known = _told(row) | {

@@ -1,6 +1,6 @@
 """A run is a folder, and its files are the only truth about what is done.
 
-This is the only module that knows the names of the files in it::
+This module and `run_items` alone know the names of the files in it::
 
     run.json       package, source revision, versions, platform, seed, command, time, memory
     recipe.yaml    resolved: every default written out
@@ -9,6 +9,7 @@ This is the only module that knows the names of the files in it::
     items/<key[:2]>/<key>/   mesh.glb | image.png | volume.nii.gz, done.json or failed.json
     items.csv      key -> task, subject, stimulus, sample
     scores.csv     one row an item      set_scores.csv (FPD)      report.html   report.json   logs/
+    batch/<task>-<digest>/   manifest.jsonl, leases, submissions and packed items (see `jobs`)
 
 Every file is written whole or not at all, so a run can be killed at any time and started again, and
 several processes may work on it: two that make the same item write the same content.
@@ -24,32 +25,37 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from neurodiff.core import provenance, tracking
 from neurodiff.core.atomic import (
-    DISK_FULL,
     TEMPORARY_PREFIX,
     atomic_write,
     plain,
     write_csv,
-    write_error,
     write_json,
     write_yaml,
 )
 from neurodiff.core.environment import environment
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.processes import is_alive, machine
+from neurodiff.core.run_items import ITEM_COLUMNS, Item, canonical, failure_in
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
-from neurodiff.core.sealed import DONE, Verify, is_sealed, seal, sealed_record, whole_files
-from neurodiff.core.seeds import item_seed
+from neurodiff.core.sealed import (
+    DONE,
+    Verify,
+    is_sealed,
+    seal,
+    sealed_record,
+    whole_files,
+)
 
-_ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
-_OWN |= {"set_scores.csv", "report.html", "report.json", "logs"}
+_OWN |= {"set_scores.csv", "report.html", "report.json", "logs", "batch"}
 _MISSING = object()
 
 
@@ -61,7 +67,7 @@ def fingerprint(value: Mapping[str, Any]) -> str:
     >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": (2,), "a": 1})
     True
     """
-    return hashlib.sha256(_canonical(value)).hexdigest()[:10]
+    return hashlib.sha256(canonical(value)).hexdigest()[:10]
 
 
 class Run:
@@ -200,7 +206,7 @@ class Run:
         """Add ``items`` to ``items.csv``, so that :meth:`status` counts what is still to do."""
         rows = [item.row() for item in items]
         planned = self._planned()
-        table = pd.concat([planned, pd.DataFrame(rows, columns=_ITEM_COLUMNS)], ignore_index=True)
+        table = pd.concat([planned, pd.DataFrame(rows, columns=ITEM_COLUMNS)], ignore_index=True)
         table = table.drop_duplicates("key").sort_values("key", kind="stable")
         if len(table) != len(planned):
             write_csv(self.folder / "items.csv", table)
@@ -218,13 +224,13 @@ class Run:
             if folder.name.startswith("."):
                 continue
             row = rows.setdefault(folder.name, {"key": folder.name})
-            record = sealed_record(folder) or _failure(folder)
+            record = sealed_record(folder) or failure_in(folder)
             if record is not None:
-                wanted = (*_ITEM_COLUMNS, "seconds", "seed")
+                wanted = (*ITEM_COLUMNS, "seconds", "seed")
                 row |= {key: record[key] for key in wanted if key in record}
         for key, row in rows.items():
             folder = self._item_folder(key)
-            failure = _failure(folder)
+            failure = failure_in(folder)
             if is_sealed(folder, "size"):
                 row["status"] = "done"
             else:
@@ -232,7 +238,7 @@ class Run:
             failed = row["status"] == "failed"
             row["error"] = str(failure.get("error", "")) if failed and failure else ""
             row["folder"] = folder.relative_to(self.folder).as_posix()
-        columns = [*_ITEM_COLUMNS, "status", "seconds", "seed", "error", "folder"]
+        columns = [*ITEM_COLUMNS, "status", "seconds", "seed", "error", "folder"]
         return pd.DataFrame(list(rows.values()), columns=columns)
 
     def status(self) -> dict[str, Any]:
@@ -250,6 +256,50 @@ class Run:
             "scores": self.scores_path.is_file(),
             "report": self.report_path.is_file(),
         }
+
+    def states(
+        self, keys: Iterable[str], *, verify: Verify | Literal["none"] = "none"
+    ) -> list[str]:
+        """``"done"``, ``"failed"`` or ``"pending"`` of each key, quick for 100,000 of them.
+
+        Each item's own files are asked for by name: a listing of a folder may lag behind on a
+        shared file system, and would miss what another machine has just finished.
+
+        Parameters
+        ----------
+        verify : ``"none"`` believes a ``done.json`` that is there, since it is renamed into place
+            last; ``"size"`` and ``"hash"`` also compare the files that it lists.
+        """
+        items, found = os.fspath(self.folder / "items"), []
+        for key in keys:
+            folder = f"{items}/{key[:2]}/{key}"
+            if _has_content(f"{folder}/{DONE}") and (
+                verify == "none" or is_sealed(Path(folder), verify)
+            ):
+                found.append("done")
+            else:
+                found.append("failed" if _has_content(f"{folder}/failed.json") else "pending")
+        return found
+
+    def remove_dead_writers(self, *, others_older_than_s: float = 3600.0) -> int:
+        """Remove what killed writers of items left; how many.
+
+        What a process of this machine left goes as soon as the process is gone. What another
+        machine's may still be writing goes when it is old, by the file system's own clock.
+        """
+        items, removed = self.folder / "items", 0
+        if not items.is_dir():
+            return 0
+        now = _clock_of(self.folder)
+        for path in items.glob(f"??/{TEMPORARY_PREFIX}*"):
+            parts = path.name.removeprefix(TEMPORARY_PREFIX).split("-")
+            ours = parts[0] == machine() and len(parts) == 3 and parts[1].isdecimal()
+            with contextlib.suppress(OSError):
+                if is_alive(int(parts[1])) if ours else _age(path, now) < others_older_than_s:
+                    continue
+                shutil.rmtree(path)
+                removed += 1
+        return removed
 
     def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
         """Remove temporary files that killed processes left; returns how many."""
@@ -314,7 +364,7 @@ class Run:
 
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
         own = _flat({"recipe": self.recipe, "inputs": self.inputs, "seed": self.seed})
-        new = _flat(json.loads(_canonical(identity)))
+        new = _flat(json.loads(canonical(identity)))
         differing = [
             f"{key} (there {own.get(key, 'absent')!r}, now {new.get(key, 'absent')!r})"
             for key in sorted({*own, *new})
@@ -330,9 +380,9 @@ class Run:
     def _planned(self) -> pd.DataFrame:
         path = self.folder / "items.csv"
         if not path.is_file():
-            return pd.DataFrame(columns=_ITEM_COLUMNS)
-        text = {column: str for column in _ITEM_COLUMNS if column != "sample"}
-        return read_csv(path, columns=_ITEM_COLUMNS, dtype=text, missing_words=False)
+            return pd.DataFrame(columns=ITEM_COLUMNS)
+        text = {column: str for column in ITEM_COLUMNS if column != "sample"}
+        return read_csv(path, columns=ITEM_COLUMNS, dtype=text, missing_words=False)
 
     def _item_folder(self, key: str) -> Path:
         return self.folder / "items" / key[:2] / key
@@ -414,107 +464,25 @@ class Stage:
         return f"<Stage {self.folder.name}, {'done' if self.is_done('size') else 'not done'}>"
 
 
-class Item:
-    """One result of a run: the folder ``items/<key[:2]>/<key>``."""
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 2
+    except OSError:
+        return False
 
-    def __init__(
-        self, run: Run, task: str, subject: str, stimulus: str, sample: int, settings: str
-    ) -> None:
-        self.task = task
-        self.subject = subject
-        self.stimulus = stimulus
-        self.sample = sample
-        self.settings = settings
-        identity = [task, subject, stimulus, sample, settings]
-        self.key = hashlib.sha256(_canonical(identity)).hexdigest()
-        self.seed = item_seed(
-            run.seed, subject=subject, stimulus=stimulus, sample=sample, stage=task
-        )
-        self.folder = run._item_folder(self.key)
 
-    @property
-    def done(self) -> bool:
-        """Whether the item is finished and its files are whole."""
-        return self.is_done()
+def _age(path: Path, now: float) -> float:
+    return now - path.stat().st_mtime
 
-    def is_done(self, verify: Verify | None = None) -> bool:
-        """As ``done``; ``verify="size"`` is quick, ``"hash"`` reads files of any size."""
-        return is_sealed(self.folder, verify)
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """Content of ``done.json``; empty before."""
-        return sealed_record(self.folder) or {}
-
-    @property
-    def error(self) -> str | None:
-        """The sentence of ``failed.json``, or None."""
-        return None if (found := _failure(self.folder)) is None else str(found.get("error", ""))
-
-    def path(self, name: str) -> Path:
-        """Path of a file of this item; its folder is made. Write it atomically."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @contextlib.contextmanager
-    def write_dir(self, extra: Mapping[str, Any] | None = None) -> Iterator[Path]:
-        """Context that yields an empty folder; its files become the item, ``done.json`` last.
-
-        On an error the folder is removed and the item stays as it was.
-        """
-        started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder.with_name(
-            f"{TEMPORARY_PREFIX}{self.key[:8]}-{os.getpid()}-{secrets.token_hex(6)}"
-        )
-        temporary.mkdir()
-        try:
-            yield temporary
-            names = whole_files(temporary)
-            for name in names:
-                with open(temporary / name, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary / name, self.path(name))
-            self._finish(time.monotonic() - started, self.seed, extra, names)
-        except OSError as error:
-            if isinstance(error, DataError) or error.errno not in DISK_FULL:
-                raise
-            raise write_error(self.folder, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def finish(
-        self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
-    ) -> None:
-        """Mark as done, with the size and SHA-256 of every file in the folder."""
-        names = whole_files(self.folder, (DONE, "failed.json"))
-        self._finish(seconds, self.seed if seed is None else seed, extra, names)
-
-    def fail(self, sentence: str) -> None:
-        """Write why the item could not be made; it is tried again on resume."""
-        write_json(
-            self.path("failed.json"),
-            {**self.row(), "error": str(sentence), "time": provenance.now()},
-        )
-
-    def row(self) -> dict[str, Any]:
-        """The item's line of ``items.csv``."""
-        values = (self.key, self.task, self.subject, self.stimulus, self.sample, self.settings)
-        return dict(zip(_ITEM_COLUMNS, values, strict=True))
-
-    def __repr__(self) -> str:
-        name = f"{self.task} {self.subject} {self.stimulus} {self.sample}"
-        return f"<Item {name}, {'done' if self.is_done('size') else 'not done'}>"
-
-    def _finish(
-        self, seconds: float, seed: int, extra: Mapping[str, Any] | None, names: list[str]
-    ) -> None:
-        if not names:
-            raise UsageError(f"item {self.key[:10]} of {self.task} has no file to finish with")
-        record = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
-        seal(self.folder, names, {**(extra or {}), **record})
-        (self.folder / "failed.json").unlink(missing_ok=True)
+def _clock_of(folder: Path) -> float:
+    """The time by which a file system dates its files, which need not be this machine's."""
+    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _dictionary(path: Path) -> dict[str, Any]:
@@ -522,20 +490,6 @@ def _dictionary(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds {type(value).__name__}; expected names and values")
     return value
-
-
-def _failure(folder: Path) -> dict[str, Any] | None:
-    try:
-        value = read_json(folder / "failed.json")
-    except DataError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _canonical(value: Any) -> bytes:
-    """JSON that is the same for equal values: sorted keys, plain types, NaN by name."""
-    text = json.dumps(plain(value, nan=True), sort_keys=True, separators=(",", ":"))
-    return text.encode("ascii")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -551,7 +505,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def _same(one: Any, other: Any) -> bool:
     if one is _MISSING or other is _MISSING:
         return one is other
-    return _canonical([one]) == _canonical([other])
+    return canonical([one]) == canonical([other])
 
 
 def _slug(text: str) -> str:

@@ -28,13 +28,18 @@ def seal(folder: Path, names: Iterable[str], record: Mapping[str, Any]) -> None:
     ------
     UsageError : a named file is not in the folder.
     """
+    write_json(folder / DONE, with_files(folder, names, record))
+
+
+def with_files(folder: Path, names: Iterable[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` with the size and SHA-256 of each named file, as ``done.json`` holds them."""
     files = {}
     for name in sorted(names):
         path = folder / name
         if not path.is_file():
             raise UsageError(f"{folder} cannot be marked as done: it has no file {name}")
         files[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-    write_json(folder / DONE, {**record, "files": files})
+    return {**record, "files": files}
 
 
 def is_sealed(folder: Path, verify: Verify | None = None) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 from neurodiff.core.atomic import write_error
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.safe_io import sha256_of
 from neurodiff.core.seeds import item_seed, numpy_generator, torch_generator
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     #: (model, item indices, generator of this step) -> named terms; "loss" is minimised
     LossFunction = Callable[[nn.Module, np.ndarray, torch.Generator], dict[str, torch.Tensor]]
+
+HASH = "state.sha256"  # of a checkpoint: a disk's slip in a weight would load without an error
 
 
 class Kept(Protocol):
@@ -269,6 +272,7 @@ def _save(folder: Path, step: int, model, optimizer, ema, keep: Mapping[str, Kep
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        (partial / HASH).write_text(sha256_of(partial / "state.pt"), encoding="ascii")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)  # a checkpoint is whole or absent
     except OSError as error:
@@ -289,6 +293,9 @@ def _resume(folder: Path | None, model, optimizer, ema, keep: Mapping[str, Kept]
         shutil.rmtree(left_over, ignore_errors=True)
     for path in sorted(Path(folder).glob("checkpoint-*"), reverse=True):
         try:
+            hashed = path / HASH  # those of earlier versions have none
+            if hashed.is_file() and hashed.read_text().strip() != sha256_of(path / "state.pt"):
+                continue
             state = torch.load(path / "state.pt", weights_only=True, map_location="cpu")
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
