@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from neurodiff.cli_attribution import app as attribution_app
+from neurodiff.cli_batch import app as batch_app
 from neurodiff.cli_ct import ct_app
 from neurodiff.cli_report import figures, report_app
 from neurodiff.cli_scans import app as scans_app
@@ -536,6 +537,7 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 app.add_typer(ct_app, name="ct")
 app.add_typer(report_app, name="report")
+app.add_typer(batch_app, name="batch")
 app.command("figures")(figures)
 
 
@@ -565,11 +567,20 @@ def weights_expected() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    fs: Annotated[
+        list[Path] | None,
+        typer.Option("--fs", metavar="DIR", help="Try a file system for batches; repeatable."),
+    ] = None,
+) -> None:
     """Look at the installation: versions, system libraries, memory, places for weights."""
     from neurodiff.core.doctor import diagnose, summary
 
     findings = diagnose()
+    for folder in fs or []:
+        from neurodiff.jobs_filesystem import check_filesystem
+
+        findings += check_filesystem(folder)
     for finding in findings:
         typer.echo(str(finding))
     text, code = summary(findings)

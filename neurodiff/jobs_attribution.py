@@ -56,9 +56,10 @@ class Attribute:
         from neurodiff.analysis import attribution
 
         full = known_settings(self.name, settings, self.DEFAULTS)
-        methods = list(full["methods"] or attribution.DEFAULT)
+        methods = _names(full["methods"]) or list(attribution.DEFAULT)
+        full["rois"] = _names(full["rois"])
         for method in methods:
-            if method not in attribution.METHODS:
+            if method.partition(":")[0] not in attribution.METHODS:
                 known = list(attribution.METHODS)
                 raise UsageError(
                     f"there is no method {method!r}; expected {', '.join(known)}."
@@ -91,7 +92,7 @@ class Attribute:
             model=model,
             recording=recording,
             train=whole.select(is_train) if is_train.any() else None,
-            stimuli=stimuli,
+            stimuli=_shown(pipe, stimuli, source, whole),
             settings=settings,
         )
 
@@ -135,6 +136,24 @@ def _model(kind: str, folder: Path) -> tuple[Any, str]:
     from neurodiff.pipelines.mind3d_files import model_fingerprint as fingerprint_of
 
     return MinD3D.from_pretrained(folder), fingerprint_of(folder)
+
+
+def _names(given: Any) -> list[str] | None:
+    """A list, from one or from words with commas between them, as the command line gives."""
+    if given is None or not len(given):
+        return None
+    words = given.split(",") if isinstance(given, str) else given
+    return [str(word).strip() for word in words]
+
+
+def _shown(pipe: Any, stimuli: Any, source: Any, recording: Recording) -> Any:
+    """What a decoder compares with: for MinD-3D embeddings of training stimuli too."""
+    if type(pipe).__name__ != "MinD3D":
+        return stimuli
+    from neurodiff.analysis.attribution_verbs import Embeddings
+
+    ids = recording.trials["stimulus"]
+    return Embeddings(pipe, stimuli, source.bank(list(dict.fromkeys(ids)), SILENT), ids)
 
 
 def _of_subject(recording: Recording, subject: str) -> Recording:

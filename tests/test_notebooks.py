@@ -10,6 +10,7 @@ NOTEBOOKS = (
     "03_brain_mr_autoencoder.ipynb",
     "04_ct_standardization.ipynb",
     "05_roi_attribution.ipynb",
+    "06_batch_jobs.ipynb",
 )
 
 

@@ -175,7 +175,7 @@ class Embeddings(Mapping[str, np.ndarray]):
         if name not in self._made:
             if name not in self._ids:
                 raise KeyError(name)
-            views = grey_views(self._stimuli[name].mesh)
+            views = grey_views(self._stimuli[name].mesh())
             self._made[name] = np.asarray(self._pipe.embedding(views[None]))[0]
         return self._made[name]
 

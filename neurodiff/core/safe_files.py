@@ -132,7 +132,8 @@ def open_nibabel(path: str | os.PathLike[str], *, budget: int = BUDGET) -> Any:
         other = Path(os.fsdecode(error.filename)).name if error.filename else "the other file"
         raise MissingDataError(f"{path} lacks the other half of its pair, {other}") from None
     except Exception as error:  # broken headers end in errors of many types
-        raise DataError(f"{path} is not a readable image ({_first(error)}); copy it again") from None
+        what = _first(error)
+        raise DataError(f"{path} is not a readable image ({what}); copy it again") from None
     check_image(image, path, budget=budget)
     return image
 
