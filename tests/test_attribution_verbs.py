@@ -333,6 +333,8 @@ def test_the_command_on_a_run_of_mind3d(session_tmp):
     unknown = CliRunner().invoke(app, [folder, "--methods", "roi_only,shaply"])
     assert "no method 'shaply'" in str(unknown.exception)
     assert "roi_only" not in unknown.stdout
+    empty = CliRunner().invoke(app, [folder, "--methods", ","])
+    assert "no method was named" in str(empty.exception)
     drawn = [folder, "--rois", "V1,MT", "--methods", "frames,reconstruction", "--draws", 29]
     page = Path(call(app, *drawn, "--no-views").stdout.splitlines()[-1])
     table = pd.read_csv(page.with_name("attribution.tsv"), sep="\t")

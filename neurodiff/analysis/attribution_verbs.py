@@ -123,7 +123,7 @@ def attribute_run(
         return attribute_scans(
             opened, target, rois, methods=methods, seed=seed, more=more, progress=progress
         )
-    methods = checked_methods(methods or DEFAULT)  # before the data are read
+    methods = checked_methods(DEFAULT if methods is None else methods)  # before the data are read
     source, own = chosen_source(own_source(opened), more.data, more.root, more.subject)
     recording, stimuli = source.open(progress)
     test = regions_of(trials_of(recording, "test") if own else recording, rois)
