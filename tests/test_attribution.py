@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
-from neurodiff.analysis.attribution import METHODS, Attribution, attribute_rois, make_problem
+from neurodiff.analysis.attribution import (
+    METHODS,
+    Attribution,
+    attribute_rois,
+    checked_methods,
+    make_problem,
+)
 from neurodiff.analysis.attribution_ablation import leave_one_out, roi_only
 from neurodiff.analysis.attribution_decoders import RidgeDecoder
 from neurodiff.analysis.attribution_shapley import shapley, shapley_weights
@@ -230,3 +236,12 @@ def test_few_stimuli_a_strange_metric_and_a_missing_feature_are_refused(world):
         attribute_rois(model, recording, truth, methods=["leave_one_out:zero"])
     with pytest.raises(UsageError, match="give train="):
         roi_only(make_problem(model, recording.split()[1], truth), refit=True)
+
+
+def test_methods_are_checked_together_and_each_is_run_once():
+    asked = ["leave_one_out", "shapley", "leave_one_out:mean", "leave_one_out:noise", "shapley"]
+    assert checked_methods(asked) == ("leave_one_out", "shapley", "leave_one_out:noise")
+    with pytest.raises(UsageError, match="no method 'shaply'"):
+        checked_methods(["leave_one_out", "shaply"])
+    with pytest.raises(UsageError, match="no method was named"):
+        checked_methods([])

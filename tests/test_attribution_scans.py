@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neurodiff.analysis import attribution_scans
 from neurodiff.analysis.attribution_scans import (
     _replacement,
     atlas_of,
@@ -18,6 +19,7 @@ from neurodiff.analysis.attribution_scans import (
 from neurodiff.analysis.attribution_verbs import AttributeOptions, attribute_run
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
+from neurodiff.core.run import Run
 from neurodiff.datasets.mni import mni_grid
 
 
@@ -56,6 +58,12 @@ def test_regions_of_a_file_with_the_names_beside_it(tmp_path):
 def test_other_methods_are_refused(method):
     with pytest.raises(UsageError, match="no method for scans"):
         _replacement(method)
+
+
+def test_an_empty_list_of_methods_is_a_mistake(tmp_path):
+    run = Run.create(tmp_path / "run", {"name": "x"}, {"data": "y"}, command="test", seed=0)
+    with pytest.raises(UsageError, match="no method was named"):
+        attribution_scans.attribute_scans(run, tmp_path, methods=[])
 
 
 def test_maps_belong_on_the_grid_in_order():

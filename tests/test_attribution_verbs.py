@@ -8,19 +8,23 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import trimesh
 from typer.testing import CliRunner
 
 from neurodiff import Run
 from neurodiff.analysis import attribution_verbs, demo_attribution
 from neurodiff.analysis.attribution import Attribution, facts_of
+from neurodiff.analysis.attribution_maps import brain_maps
 from neurodiff.analysis.attribution_regions import regions_of
 from neurodiff.analysis.attribution_verbs import (
     AttributeOptions,
+    Embeddings,
     digest,
     planted_truth,
     run_stages,
     write_attribution,
 )
+from neurodiff.analysis.ceilings import ceilings
 from neurodiff.analysis.sources import Source
 from neurodiff.cli import app as whole
 from neurodiff.cli_attribution import app
@@ -205,6 +209,53 @@ def test_maps_page_and_numbers_in_one_folder(tmp_path, problem):
     assert not list(page.parent.rglob(".tmp-*"))
 
 
+def test_a_row_about_everything_is_no_place_and_the_ceilings_are_a_table(tmp_path, problem):
+    """As the frames of a recording have it beside their regions."""
+    result = made(
+        "frames:only", dict.fromkeys(problem.rois, 0.1), problem.rois, subjects=("sim-own-0001",)
+    )
+    line = result.table.iloc[[0]].assign(
+        roi="all features", value=9.0, n_features=problem.test.n_features
+    )
+    result = replace(result, table=pd.concat([line, result.table], ignore_index=True))
+    painted = brain_maps([result], problem.rois, problem.test.n_features)[0].values
+    assert np.nanmax(painted) == np.float32(0.1)
+    found = Attribution(results=(result,), facts=facts_of(problem), notes=("Doubt this.",))
+    page = write_attribution(
+        found, problem.test, tmp_path / "out", rois=problem.rois,
+        more=AttributeOptions(views=False),
+        ceiling_table=ceilings(problem.test, rois=problem.rois),
+    )  # fmt: skip
+    text = page.read_text()
+    assert "Doubt this." in text
+    assert "split-half" in text
+    assert "all features" in text
+
+
+class Shape:
+    """A stimulus with a mesh."""
+
+    def mesh(self):
+        return trimesh.creation.box((1.0, 2.0, 3.0))
+
+
+class Views:
+    """A pipeline whose embedding of views is their mean."""
+
+    def embedding(self, views):
+        return views.reshape(len(views), -1).mean(axis=1, keepdims=True)
+
+
+def test_embeddings_without_a_bank_are_made_of_the_stimuli_meshes():
+    stimuli = {"a": Shape()}
+    embeddings = Embeddings(Views(), stimuli, None, ["a", "a"])
+    assert list(embeddings) == ["a"]
+    assert embeddings["a"].shape == (1,)
+    assert embeddings.shapes is stimuli
+    with pytest.raises(KeyError):
+        embeddings["b"]
+
+
 # ----------------------------------------------------------------------------------------- truth
 
 
@@ -278,5 +329,13 @@ def test_the_command_on_a_run_of_mind3d(session_tmp):
     func = page.parent / "sub-sim01" / "func"
     assert any("task-objects_space-fsLR_den-91k" in p.name for p in func.iterdir())
     assert call(app, *ask).stdout.count("done before") == 2
-    unknown = CliRunner().invoke(app, [folder, "--methods", "shaply"])
+    # a typing mistake in the last method ends before the first is computed
+    unknown = CliRunner().invoke(app, [folder, "--methods", "roi_only,shaply"])
     assert "no method 'shaply'" in str(unknown.exception)
+    assert "roi_only" not in unknown.stdout
+    empty = CliRunner().invoke(app, [folder, "--methods", ","])
+    assert "no method was named" in str(empty.exception)
+    drawn = [folder, "--rois", "V1,MT", "--methods", "frames,reconstruction", "--draws", 29]
+    page = Path(call(app, *drawn, "--no-views").stdout.splitlines()[-1])
+    table = pd.read_csv(page.with_name("attribution.tsv"), sep="\t")
+    assert set(table["method"]) == {"frames:leave_out", "reconstruction:mean"}

@@ -136,6 +136,7 @@ def test_the_same_features_twice_share_everything():
     problem = linear_problem(n_train=300, n_test=150, draws=49)
     first = problem.decoder.table["first"]
     result = variance_partition(problem, {"a": first, "b": first})
+    assert "a and b have equal features, so that nothing can be unique to either." in result.notes
     assert of(result, "shared: a + b", "first")["value"] == pytest.approx(0.5, abs=0.05)
     assert of(result, "shared: a + b", "first")["p"] == 0.02
     for part in ("unique: a", "unique: b"):

@@ -226,8 +226,7 @@ def attribute_rois(
         methods = (methods,)
     options = dict(settings.get("options") or {})
     stages = settings.get("stages")
-    for name in methods:  # before the first of them takes its minutes
-        _callable_of(name)
+    methods = checked_methods(methods)  # before the first of them takes its minutes
     if strange := [name for name in options if name not in methods]:
         raise UsageError(
             f"options are given for {strange[0]!r}, which is not run; methods are "
@@ -293,6 +292,24 @@ def run_method(problem: Problem, method: str, **options: Any) -> MethodResult:
             f"{suggest(strange[0], there)}"
         )
     return call(problem, **given)
+
+
+def checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    """The methods, each once: a name without a variant is the same as its default one.
+
+    Raises
+    ------
+    UsageError : no such method or variant, or none at all.
+    """
+    once: dict[tuple[str, str], str] = {}
+    for name in methods:
+        call, variant = _callable_of(name)
+        known = inspect.signature(call).parameters
+        options = {k: p.default for k, p in known.items() if p.default is not p.empty} | variant
+        once.setdefault((name.partition(":")[0], repr(sorted(options.items()))), name)
+    if not once:
+        raise UsageError(f"no method was named; there are {', '.join(METHODS)}")
+    return tuple(once.values())
 
 
 def _callable_of(method: str) -> tuple[Callable[..., MethodResult], dict[str, Any]]:

@@ -330,6 +330,7 @@ def decoder_for(
         if isinstance(stimuli, ShapeBank):
             return MinD3DDecoder.of_bank(pipe, stimuli, recording, **options), recording
         if isinstance(stimuli, Mapping):
+            options = {"stimuli": getattr(stimuli, "shapes", None), **options}
             return MinD3DDecoder(pipe, stimuli, recording, **options), recording
         return MinD3DDecoder.of(pipe, stimuli, recording, **options), recording
     if hasattr(pipe, "predict"):

@@ -134,7 +134,9 @@ def brain_maps(
     """
     made = []
     for result in results:
-        table = result.table
+        # a row about all features together, beside the regions, is no place on the cortex
+        whole = ~result.table["roi"].isin(list(rois)) & (result.table["n_features"] == n_features)
+        table = result.table[~whole]
         for (subject, stage), rows in table.groupby(["subject", "stage"], sort=False):
             unit = str(rows["unit"].iloc[0])
             shared = {"method": result.method, "subject": str(subject), "stage": str(stage)}

@@ -72,7 +72,10 @@ def attribute_scans(
     from neurodiff.pipelines.ldae import LDAE
 
     more = more or AttributeOptions()
-    hows = [_replacement(method) for method in methods or ("region_occlusion:mean",)]
+    asked = ("region_occlusion",) if methods is None else methods
+    hows = list(dict.fromkeys(_replacement(method) for method in asked))
+    if not hows:
+        raise UsageError("no method was named; for scans there is region_occlusion")
     pipe = LDAE.from_pretrained(run.folder / MODEL)
     parts = parts_of_run(run)
     if "test" not in parts:

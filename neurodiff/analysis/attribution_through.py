@@ -103,6 +103,9 @@ def reconstruction_loss(
         f"and without a region; score: {unit}.",
         f"p: one-sided, random signs of the stimuli's differences, {problem.draws} draws; the null "
         "range is theirs. q: Benjamini-Hochberg over the regions of a subject.",
+        "The signs ask whether drawing is worse without the region, and not whether what is lost "
+        "is about the stimulus: a decoder that is asked outside of what it was fitted on may draw "
+        "worse for that alone. Leave-one-out of the features pairs stimuli anew instead.",
     )
     return MethodResult(
         method=f"reconstruction:{replacement}",

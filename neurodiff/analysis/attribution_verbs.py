@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.attribution import DEFAULT, Attribution, facts_of, make_problem, run_method
+from neurodiff.analysis.attribution import (
+    DEFAULT,
+    Attribution,
+    checked_methods,
+    facts_of,
+    make_problem,
+    run_method,
+    warnings_of,
+)
 from neurodiff.analysis.attribution_files import open_result, save_result
 from neurodiff.analysis.attribution_maps import BrainMap, brain_maps, write_maps
 from neurodiff.analysis.attribution_pictures import picture, template
@@ -25,6 +33,7 @@ from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_regions import regions_of
 from neurodiff.analysis.attribution_views import interactive
 from neurodiff.analysis.ceilings import ceiling_text
+from neurodiff.analysis.ceilings import ceilings as ceilings_of
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.page_attribution import FILES, PageData, findings, to_json, write_page
@@ -114,6 +123,7 @@ def attribute_run(
         return attribute_scans(
             opened, target, rois, methods=methods, seed=seed, more=more, progress=progress
         )
+    methods = checked_methods(DEFAULT if methods is None else methods)  # before the data are read
     source, own = chosen_source(own_source(opened), more.data, more.root, more.subject)
     recording, stimuli = source.open(progress)
     test = regions_of(trials_of(recording, "test") if own else recording, rois)
@@ -129,10 +139,8 @@ def attribute_run(
     )  # fmt: skip
     inputs = [model, str(opened.inputs.get("recording", "")) if own else "no training trials"]
     inputs += [test.fingerprint(), digest(problem.rois)]
-    results = run_stages(
-        opened, problem, methods or DEFAULT, inputs, options=more.options, progress=progress
-    )
-    found = Attribution(results=tuple(results), facts=facts_of(problem))
+    results = run_stages(opened, problem, methods, inputs, options=more.options, progress=progress)
+    found = Attribution(results=tuple(results), facts=facts_of(problem), notes=warnings_of(problem))
     truth = planted_truth(source) if test.simulated else None
     return write_attribution(
         found,
@@ -140,6 +148,7 @@ def attribute_run(
         target,
         rois=problem.rois,
         more=more,
+        ceiling_table=ceilings_of(problem.test, rois=problem.rois),
         ceilings=[*ceiling_text(recording if own else test).splitlines(), *_planted_ceiling(truth)],
         truth=truth,
         provenance={
@@ -170,6 +179,11 @@ class Embeddings(Mapping[str, np.ndarray]):
         if bank is not None:
             rows = np.asarray(pipe.embedding(bank.views))[bank.rows(self._ids)]
             self._made = dict(zip(self._ids, rows, strict=True))
+
+    @property
+    def shapes(self) -> Any:
+        """The stimuli with the meshes that drawn ones are compared with."""
+        return self._stimuli
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._made:
@@ -224,6 +238,7 @@ def write_attribution(
     *,
     rois: Mapping[str, np.ndarray],
     more: AttributeOptions | None = None,
+    ceiling_table: pd.DataFrame | None = None,
     ceilings: Sequence[str] = (),
     truth: pd.DataFrame | None = None,
     provenance: Mapping[str, str] | None = None,
@@ -235,6 +250,7 @@ def write_attribution(
     Parameters
     ----------
     recording : of the test trials, in the space of the masks.
+    ceiling_table, ceilings : noise ceilings, as `ceilings.ceilings` gives them and in words.
     truth : table of what was planted, for simulated recordings.
     below : image to draw voxels on; by default the template where they are in MNI space.
     """
@@ -266,6 +282,7 @@ def write_attribution(
         facts=_facts(found),
         pictures=pictures,
         maps=maps,
+        ceilings=ceiling_table,
         ceiling_notes=ceilings,
         truth=truth,
         links=links,

@@ -10,6 +10,7 @@ import pandas as pd
 
 from neurodiff.analysis import page
 from neurodiff.analysis.benchmark_answers import MULTIPLICITY, STATISTICS, found_answers
+from neurodiff.analysis.benchmark_bottleneck import bottleneck_facts, bottleneck_of
 from neurodiff.analysis.benchmark_data import (
     Leaks,
     effective_dimension,
@@ -103,7 +104,7 @@ def benchmark_of(
     ------
     UsageError : with ``strict``, a stimulus of the test that is in the training.
     """
-    records, leaks, ceilings = {}, {}, {}
+    records, leaks, ceilings, curves = {}, {}, {}, {}
     for run in runs:
         name = run.folder.name
         progress.say(f"gathering {name}")
@@ -113,6 +114,7 @@ def benchmark_of(
         if strict and leaks[name].errors:
             raise UsageError(f"{name}: {leaks[name].text}; and --strict is on")
         ceilings[name] = noise_ceilings(opened)
+        curves[name] = bottleneck_of(run, opened, seed)
     tidies = {run.folder.name: tidy_scores(run) for run in runs}
     scores = _scores(runs, tidies, ceilings, seed)
     uncertainty = _uncertainty(runs, tidies)
@@ -130,6 +132,7 @@ def benchmark_of(
         _data(records, leaks),
         _weights(records),
         scores,
+        *[Section(**one) for one in bottleneck_facts(curves)],
         uncertainty,
         _published(runs),
         _checklists(facts_of(records, found)),

@@ -8,6 +8,7 @@ training) predict held-out stimuli; the parts follow from their R² by `metrics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ def variance_partition(
     for data in subjects_of(problem, folds=folds, exchange="all", groups=groups):
         sides = _chosen(stage_features(problem, data, features), families)
         names = list(sides)
+        notes += _equal_families(sides)
         gains: dict[Families, np.ndarray] = {}
         baseline = _training_mean(data)
         for part in problem.progress.over(subsets(names), f"variance partition, {data.subject}"):
@@ -112,6 +114,15 @@ def _chosen(
             f"{', '.join(sides)}; got {', '.join(names)}: name them with families="
         )
     return {name: sides[name] for name in names}
+
+
+def _equal_families(sides: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[str]:
+    """A sentence for each pair of families that are one, such as stages with one truth."""
+    return [
+        f"{a} and {b} have equal features, so that nothing can be unique to either"
+        for a, b in combinations(sides, 2)
+        if np.array_equal(sides[a][1], sides[b][1])
+    ]
 
 
 def _held_out(
