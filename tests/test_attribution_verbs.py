@@ -182,6 +182,18 @@ def test_a_method_that_was_killed_is_computed_again(run, problem, monkeypatch):
     assert len(found.table) == 4
 
 
+def test_a_method_that_cannot_be_done_leaves_the_others(run, problem):
+    failed, options = {}, {"leave_one_out:mean": {"matched": 3}}
+    methods = ["frames", "leave_one_out:mean"]  # the trials have none
+    found = run_stages(run, problem, methods, ["model"], options=options, failed=failed)
+    assert [result.method for result in found] == ["leave_one_out:mean"]
+    assert list(failed) == ["frames"]
+    with pytest.raises(UsageError):
+        run_stages(run, problem, methods, ["model"], options=options)
+    with pytest.raises(UsageError):  # where none can be done, its sentence is the answer
+        run_stages(run, problem, ["frames"], ["model"], failed={})
+
+
 def test_regions_have_an_identity():
     a, b = np.array([True, False]), np.array([False, True])
     assert digest({"A": a, "B": b}) == digest({"B": b, "A": a})

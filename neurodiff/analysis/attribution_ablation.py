@@ -48,7 +48,7 @@ from neurodiff.analysis.attribution_statistics import (
 )
 from neurodiff.core.errors import UsageError
 
-_MATCHED, _MATCHED_SLOW = 99, 5
+_MATCHED, _MATCHED_NOISE, _MATCHED_SLOW = 99, 19, 5  # noise is drawn anew for each trial and set
 _PAIRING = "pairing null"  # of a row until the regions of a subject and stage are together
 
 
@@ -65,7 +65,7 @@ def leave_one_out(
     Parameters
     ----------
     replacement : "mean", "permuted" or "noise", see the module.
-    matched : random sets a region; None: 99 where the stage is linear, else 5.
+    matched : random sets a region; None: 99 (19 with noise) where the stage is linear, else 5.
     stages : of the decoder; None is all.
     refit : instead of replacing, compare a ridge (`attribution_refit`, penalty by leaving out
         one stimulus at a time) from all features with one from the other features: what others can
@@ -180,7 +180,8 @@ def _ablated(
     counts = {}
     for stage in conditions.stages:
         slow = conditions.linear[stage] is None
-        counts[stage] = (_MATCHED_SLOW if slow else _MATCHED) if matched is None else matched
+        usual = _MATCHED_NOISE if method.endswith(":noise") else _MATCHED
+        counts[stage] = (_MATCHED_SLOW if slow else usual) if matched is None else matched
     rows, items = [], []
     for name in problem.progress.over(list(problem.rois), method, len(problem.rois)):
         mask = np.asarray(problem.rois[name])

@@ -39,7 +39,7 @@ from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.page_attribution import FILES, PageData, findings, to_json, write_page
 from neurodiff.analysis.sources import OBJECTS, Source, chosen_source, trials_of
 from neurodiff.core.atomic import write_json
-from neurodiff.core.errors import UsageError
+from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
@@ -139,10 +139,14 @@ def attribute_run(
     )  # fmt: skip
     inputs = [model, str(opened.inputs.get("recording", "")) if own else "no training trials"]
     inputs += [test.fingerprint(), digest(problem.rois)]
-    results = run_stages(opened, problem, methods, inputs, options=more.options, progress=progress)
-    found = Attribution(results=tuple(results), facts=facts_of(problem), notes=warnings_of(problem))
+    failed: dict[str, str] = {}
+    results = run_stages(
+        opened, problem, methods, inputs, options=more.options, progress=progress, failed=failed
+    )
+    notes = (*warnings_of(problem), *(f"{m} was not done: {why}." for m, why in failed.items()))
+    found = Attribution(results=tuple(results), facts=facts_of(problem), notes=notes)
     truth = planted_truth(source) if test.simulated else None
-    return write_attribution(
+    page = write_attribution(
         found,
         problem.test,
         target,
@@ -159,6 +163,12 @@ def attribute_run(
         },
         progress=progress,
     )
+    if failed:
+        told = "; ".join(f"{method}: {why}" for method, why in failed.items())
+        raise NeurodiffError(
+            f"{len(failed)} of {len(methods)} methods were not done ({told}); the others: {page}"
+        )
+    return page
 
 
 class Embeddings(Mapping[str, np.ndarray]):
@@ -208,9 +218,14 @@ def run_stages(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
+    failed: dict[str, str] | None = None,
 ) -> list[MethodResult]:
-    """Results of methods, each a stage of the run: read where it is finished, else computed."""
-    made = []
+    """Results of methods, each a stage of the run: read where it is finished, else computed.
+
+    failed : a method that cannot be done on these data is put there with its reason, and the rest
+        goes on as long as one can; None ends with the first.
+    """
+    made: list[MethodResult] = []
     for number, method in enumerate(methods, start=1):
         given = dict((options or {}).get(method, {}))
         settings = {
@@ -223,7 +238,15 @@ def run_stages(
             progress.say(f"{label}: done before")
         else:
             progress.say(label)
-            result = run_method(problem, method, **given)
+            try:
+                result = run_method(problem, method, **given)
+            except NeurodiffError as error:
+                last = number == len(methods) and not made
+                if failed is None or last:
+                    raise
+                failed[method] = str(error).rstrip(".")
+                progress.say(f"  not done: {error}")
+                continue
             save_result(result, stage.path("table.csv").parent)
             stage.finish({"method": result.method, "rows": len(result.table)})
         made.append(MethodResult(**open_result(stage.folder)._asdict()))
