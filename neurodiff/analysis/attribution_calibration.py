@@ -127,7 +127,8 @@ def encoding_truth(problem: Problem) -> dict[str, float]:
     ------
     UsageError : the problem is not a `planted_problem` with one trial a test stimulus.
     """
-    from neurodiff.analysis.encoding_data import stage_features, subjects_of
+    from neurodiff.analysis.encoding_data import subjects_of
+    from neurodiff.analysis.encoding_features import stage_features
     from neurodiff.analysis.encoding_maps import held_out
 
     decoder = problem.decoder
