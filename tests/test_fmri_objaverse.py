@@ -118,7 +118,7 @@ def test_a_broken_mesh_is_named_when_it_is_read(root):
     path = root / "stimuli" / f"{SHELL}.glb"
     path.write_bytes(path.read_bytes()[:40])
     _, stimuli = FMRIObjaverse.open(root)
-    with pytest.raises(DataError, match=rf"{SHELL}\.glb is not a readable mesh"):
+    with pytest.raises(DataError, match=rf"{SHELL}\.glb is not a readable GLB file"):
         stimuli[SHELL].mesh()
 
 

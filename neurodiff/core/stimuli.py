@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
-from neurodiff.core.safe_files import open_mesh
 from neurodiff.core.safe_io import read_csv
 
 if TYPE_CHECKING:
@@ -242,12 +241,12 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
 
 
 def _open_mesh(path: Path) -> Any:
-    try:
-        return open_mesh(path)
-    except MissingDataError as error:
-        raise FileNotFoundError(str(error)) from None
-    except DataError as error:  # who asks names the stimulus
-        raise ValueError(str(error)) from None
+    import trimesh
+
+    mesh = trimesh.load_mesh(path)
+    if len(mesh.faces) == 0:
+        raise ValueError(f"{path} has no face")
+    return mesh
 
 
 def _open_image(path: Path) -> Any:

@@ -24,7 +24,6 @@ import numpy as np
 
 from neurodiff.core.atomic import atomic_path
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
-from neurodiff.core.safe_files import check_image
 from neurodiff.core.safe_io import require_finite
 
 _LARGEST = 2**31  # voxels; a header that promises more is damaged
@@ -268,7 +267,6 @@ def read_nibabel(path: Path, unit: str = "a.u.", channels: bool = False) -> Volu
         raise DataError(f"{path} is empty (0 bytes); copy or make it again")
     try:
         image = nibabel.load(path)
-        check_image(image, path)
         return Volume.from_image(image, unit=unit, name=str(path), channels=channels)
     except FileNotFoundError as error:
         other = Path(os.fsdecode(error.filename)).name if error.filename else "the other file"

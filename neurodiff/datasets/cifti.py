@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from neurodiff.core.errors import DataError, MissingDataError
-from neurodiff.core.safe_files import check_image
 from neurodiff.core.safe_io import require_finite
 from neurodiff.datasets.surface import N_GRAYORDINATES, N_MESH, load_grayordinates
 
@@ -96,7 +95,6 @@ def open_cifti(path: str | os.PathLike[str]) -> tuple[Any, Any, Any]:
         image = nibabel.load(path)
     except Exception as error:  # nibabel and its XML parser raise what they find
         raise DataError(f"{path} is not a readable CIFTI file ({_first(error)})") from None
-    check_image(image, path)
     if not isinstance(image, nibabel.Cifti2Image):
         raise DataError(
             f"{path} is {type(image).__name__}, not CIFTI-2; run fMRIPrep with --cifti-output 91k "

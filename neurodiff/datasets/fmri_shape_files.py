@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
-from neurodiff.core.safe_files import open_mesh
 from neurodiff.core.stimuli import MESH_SUFFIXES, Stimuli
 
 CLASSES = {
@@ -230,7 +229,12 @@ def open_stimuli(root: Path, entries: Sequence[Entry], ids: Mapping[Entry, str])
                 f"stimulus {name!r} has no mesh: there is no {root / 'stimuli' / entry.synset}"
                 f"/{entry.model} as .obj, .ply, .glb, .off or .stl; add it to score against it"
             )
-        return open_mesh(path)
+        import trimesh
+
+        mesh = trimesh.load_mesh(path)
+        if len(mesh.faces) == 0:
+            raise DataError(f"the mesh of stimulus {name!r}, {path}, has no face; replace it")
+        return mesh
 
     def load_image(name: str) -> Any:
         return read_view(root, name, by_id[name].model)

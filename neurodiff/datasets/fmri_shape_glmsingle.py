@@ -28,7 +28,6 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
-from neurodiff.core.safe_files import open_hdf5
 from neurodiff.core.safe_io import require_finite
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.findings import Finding
@@ -315,4 +314,12 @@ def _with_split(path: Path, name: tuple[str, str], splits: dict[tuple[str, str],
 
 
 def _opened(path: Path) -> Any:
-    return open_hdf5(path)
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"{path} is not a complete HDF5 file ({first}); download it again"
+        ) from None

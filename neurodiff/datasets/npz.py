@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
-from neurodiff.core.safe_files import open_npz
 
 
 def map_npz_member(path: Path, name: str, item: tuple[int, ...]) -> np.ndarray:
@@ -32,7 +31,8 @@ def map_npz_member(path: Path, name: str, item: tuple[int, ...]) -> np.ndarray:
         if member.compress_type == zipfile.ZIP_STORED:
             array = _stored_member(path, member)
         else:
-            array = open_npz(path, (name,))[name]
+            with np.load(path, allow_pickle=False) as loaded:
+                array = loaded[name]
     except DataError:
         raise
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, struct.error) as error:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
-from neurodiff.core.safe_files import open_hdf5, open_nibabel
 from neurodiff.datasets.mgh import OFFSET, mgh_header, opened
 from neurodiff.datasets.nsd_files import DIMENSIONS, subject_name
 
@@ -248,9 +247,15 @@ def _header(
 
 
 def _opened_nifti(path: Path) -> Any:
+    import nibabel
+
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; download it")
-    return open_nibabel(path)
+    try:
+        return nibabel.load(path)
+    except Exception as error:  # broken headers end in errors of many types
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable image ({first}); download it again") from None
 
 
 def _require_plain(path: Path, image: Any, affine: np.ndarray | None) -> None:
@@ -314,9 +319,17 @@ def _flat(mask: np.ndarray) -> np.ndarray:
 
 def opened_hdf5(path: Path) -> Any:
     """The file, open for reading; errors name it."""
+    import h5py
+
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; download it")
-    return open_hdf5(path)
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{path} is not a complete HDF5 file ({first}); download it again") from (
+            None
+        )
 
 
 def _hdf5_betas(path: Path, file: Any, mask: np.ndarray, trials: int) -> Any:
