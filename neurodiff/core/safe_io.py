@@ -29,18 +29,39 @@ from neurodiff.core.atomic import (
     write_npy,
     write_yaml,
 )
-from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.errors import DataError
+from neurodiff.core.safe_archives import check_zip, extract_archive, read_npz
+from neurodiff.core.safe_hdf5 import open_hdf5, read_hdf5, read_hdf5_arrays
+from neurodiff.core.safe_images import check_image, fresh_header, load_image, open_picture
+from neurodiff.core.safe_limits import existing_file as _existing_file
+from neurodiff.core.safe_limits import first_line as _first_line
+from neurodiff.core.safe_limits import memory_budget, require_budget
+from neurodiff.core.safe_meshes import check_mesh, load_mesh
 
 __all__ = [
     "atomic_path",
     "atomic_write",
+    "check_image",
+    "check_mesh",
+    "check_zip",
+    "extract_archive",
+    "fresh_header",
+    "load_image",
+    "load_mesh",
     "load_weights",
+    "memory_budget",
+    "open_hdf5",
+    "open_picture",
     "parse_yaml",
     "plain",
     "read_csv",
+    "read_hdf5",
+    "read_hdf5_arrays",
     "read_json",
     "read_npy",
+    "read_npz",
     "read_yaml",
+    "require_budget",
     "require_finite",
     "save_safetensors",
     "sha256_of",
@@ -51,7 +72,10 @@ __all__ = [
 ]
 
 _TEXT_LIMIT = 256 * 2**20  # bytes; a JSON or YAML file above this is not one of ours
+_JSON_VALUES = 20_000_000
 _YAML_NODES = 1_000_000
+_YAML_LIMIT = 4 * 2**20  # characters: its parser takes seconds for each million
+_YAML_MERGED = 10_000  # keys that << may bring into one mapping
 _BLOCK = 2**24  # elements checked at a time
 
 
@@ -104,6 +128,8 @@ def read_npy(
             f"{path} is {state}: {size} bytes found, {expected} expected for "
             f"{found} {found_shape}; copy or download it again"
         )
+    if not mmap:
+        require_budget(str(path), expected, what="the array")
     order: Literal["F", "C"] = "F" if fortran else "C"
     array: np.ndarray
     if mmap and math.prod(found_shape) > 0:
@@ -150,8 +176,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     DataError : empty, not text, not JSON, or nested beyond reason.
     """
     path = _existing_file(path)
+    text = _text(path)
+    if text.count(",") + text.count("[") + text.count("{") > _JSON_VALUES:
+        raise DataError(f"{path} has over {_JSON_VALUES} values; a JSON file of ours has fewer")
     try:
-        return json.loads(_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
@@ -159,6 +188,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
     except RecursionError:
         raise DataError(f"{path} is nested too deeply for a JSON file of ours") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path} holds no sound number ({_first_line(error)})") from None
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -180,7 +211,12 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """Value of a YAML text, with the rules of :func:`read_yaml`; ``where`` begins the error."""
     import yaml
 
-    loader = _yaml_loader()(text)
+    if len(text) > _YAML_LIMIT:
+        raise DataError(f"{where} has {len(text)} characters; a YAML file of ours is far shorter")
+    try:
+        loader = _yaml_loader()(text)
+    except yaml.YAMLError as error:  # characters that YAML does not have
+        raise DataError(f"{where} is not valid YAML ({_first_line(error)})") from None
     try:
         value = loader.get_single_data()
     except yaml.YAMLError as error:
@@ -188,8 +224,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise DataError(f"{where} is not valid YAML ({place}{problem}); correct it there") from None
-    except (ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
+    except (ValueError, RecursionError, TypeError, OverflowError, KeyError, IndexError,
+            AttributeError) as error:  # fmt: skip
+        first = _first_line(error)
         raise DataError(f"{where} is not valid YAML ({first}); correct it there") from None
     finally:
         loader.dispose()
@@ -232,6 +269,7 @@ def read_csv(
     import pandas as pd
 
     path = _existing_file(path)
+    require_budget(str(path), 4 * path.stat().st_size, what="the table")
     try:
         table = pd.read_csv(
             path,
@@ -296,6 +334,10 @@ def _load_torch(path: Path, device: str) -> dict[str, Any]:
 
     import torch
 
+    if zipfile.is_zipfile(path):
+        for member in check_zip(path, limit=2**50):
+            if member.filename.endswith(".pkl"):
+                require_budget(str(path), 16 * member.file_size, what="its list of tensors")
     try:
         with warnings.catch_warnings():  # a foreign pickle protocol ends in an error of our own
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -324,25 +366,6 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     path = _existing_file(path, allow_empty=True)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _existing_file(path: str | os.PathLike[str], *, allow_empty: bool = False) -> Path:
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder; expected a file")
-        size = path.stat().st_size
-        with open(path, "rb"):
-            pass
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingDataError(
-            f"{path} does not exist; check the path, or get the data again"
-        ) from None
-    except PermissionError:
-        raise DataError(f"{path} may not be read by this account; change its permissions") from None
-    if size == 0 and not allow_empty:
-        raise DataError(f"{path} is empty (0 bytes); copy or make it again")
-    return path
 
 
 def _text(path: Path) -> str:
@@ -404,11 +427,6 @@ def _shape_text(shape: Sequence[int | None]) -> str:
     return f"({parts},)" if len(shape) == 1 else f"({parts})"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
-
-
 def _any_tensor(weights: Mapping[Any, Any]) -> bool:
     import torch
 
@@ -422,6 +440,15 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > _YAML_MERGED and any(k.start_mark.index < 0 or
+                    not node.start_mark.index <= k.start_mark.index <= node.end_mark.index
+                    for k, _ in node.value):  # fmt: skip
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"<< brings over {_YAML_MERGED} keys", node.start_mark
+                )
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
