@@ -26,6 +26,7 @@ import pandas as pd
 
 from neurodiff.core.atomic import atomic_path, plain, write_csv
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_archives import check_parquet
 from neurodiff.core.safe_io import read_csv, require_finite
 
 FORMAT = "neurodiff codes 1"
@@ -186,8 +187,11 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; write it with `neurodiff encode`")
     try:
+        check_parquet(path)
         arrow = parquet.read_table(path)
         record = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is damaged or no Parquet file ({first}); encode again") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
 import math
 import os
 import struct
@@ -32,8 +33,12 @@ _PICTURE_PIXELS = 2**27
 _MGH_SIZES = {0: 1, 1: 4, 3: 4, 4: 2}
 
 
-def load_image(path: str | os.PathLike[str]) -> Any:
+def load_image(path: str | os.PathLike[str], *, whole: bool = True) -> Any:
     """A nibabel image whose header fits its file; values are not read yet.
+
+    Parameters
+    ----------
+    whole : hold all its values against the memory budget; False for a file read in blocks.
 
     Raises
     ------
@@ -43,7 +48,7 @@ def load_image(path: str | os.PathLike[str]) -> Any:
     import nibabel
 
     path = existing_file(path)
-    check_image(path)
+    check_image(path, whole=whole)
     try:
         return nibabel.load(path)
     except FileNotFoundError as error:
@@ -57,7 +62,7 @@ def load_image(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
-def check_image(path: str | os.PathLike[str]) -> None:
+def check_image(path: str | os.PathLike[str], *, whole: bool = True) -> None:
     """Compare what the header of an image promises with the size of the file.
 
     Raises
@@ -69,12 +74,12 @@ def check_image(path: str | os.PathLike[str]) -> None:
     if name.endswith((".gii", ".gii.gz")):
         _check_gifti(path)
     elif name.endswith((".mgh", ".mgz")):
-        _check_mgh(path)
+        _check_mgh(path, whole)
     else:
-        _check_nifti(path)
+        _check_nifti(path, whole)
 
 
-def _check_nifti(path: Path) -> None:
+def _check_nifti(path: Path, whole: bool) -> None:
     head = first_bytes(path, 540)
     if len(head) < 348:
         raise DataError(f"{path} has {len(head)} bytes; an image has a header of 348")
@@ -104,7 +109,7 @@ def _check_nifti(path: Path) -> None:
     if data is None:
         return
     start = int(offset) if single else 0
-    _require_bytes(data, start + wanted)
+    _require_bytes(data, start + wanted, whole)
 
 
 def _partner(path: Path) -> Path | None:
@@ -118,24 +123,24 @@ def _partner(path: Path) -> Path | None:
     return path if ".img" in name.lower() else None
 
 
-def _require_bytes(path: Path, wanted: int) -> None:
+def _require_bytes(path: Path, wanted: int, whole: bool) -> None:
     size = path.stat().st_size
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
         require_ratio(str(path), wanted, size, start=2**30)
-        require_gzip(path)
+        if whole:
+            require_gzip(path)
     elif size < wanted:
         raise DataError(
             f"{path} is cut off, or its header is wrong: {size} bytes where {wanted} are declared; "
             "copy it again"
         )
-    elif path.suffix.lower() not in (".bz2", ".zst"):
-        return
-    require_budget(str(path), wanted, what="all of its values")
+    if whole:
+        require_budget(str(path), wanted, what="all of its values")
 
 
-def _check_mgh(path: Path) -> None:
+def _check_mgh(path: Path, whole: bool) -> None:
     head = first_bytes(path, 284)
     if len(head) < 284:
         raise DataError(f"{path} has {len(head)} bytes; an MGH file has a header of 284")
@@ -145,7 +150,7 @@ def _check_mgh(path: Path) -> None:
             f"{path} is not a readable image (MGH version {version}, shape {tuple(shape)}, type "
             f"{kind}); copy it again"
         )
-    _require_bytes(path, 284 + math.prod(shape) * _MGH_SIZES[kind])
+    _require_bytes(path, 284 + math.prod(shape) * _MGH_SIZES[kind], whole)
 
 
 # --------------------------------------------------------------------------------------- GIfTI
@@ -189,8 +194,11 @@ def _check_gifti(path: Path) -> None:
     parser.CharacterDataHandler = text
     parser.EntityDeclHandler = entity
     try:
-        with open(path, "rb") as file:
+        gz = path.name.lower().endswith(".gz")
+        with gzip.open(path, "rb") if gz else open(path, "rb") as file:
             parser.ParseFile(file)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged ({first_line(error)}); copy it again") from None
     except xml.parsers.expat.ExpatError as error:
         raise DataError(
             f"{path} is not a whole GIfTI file ({first_line(error)}); copy it again"

@@ -75,7 +75,7 @@ _TEXT_LIMIT = 256 * 2**20  # bytes; a JSON or YAML file above this is not one of
 _JSON_VALUES = 20_000_000
 _YAML_NODES = 1_000_000
 _YAML_LIMIT = 4 * 2**20  # characters: its parser takes seconds for each million
-_YAML_MERGED = 10_000  # keys that << may bring into one mapping
+_YAML_MERGED = 1_000  # keys that << may bring into one mapping
 _BLOCK = 2**24  # elements checked at a time
 
 
@@ -441,10 +441,14 @@ def _yaml_loader() -> Any:
 
     class Loader(yaml.SafeLoader):
         def flatten_mapping(self, node: Any) -> None:
+            own = len(node.value)
+            for key, value in node.value:
+                if key.tag == "tag:yaml.org,2002:merge" and len(value.value) > _YAML_MERGED:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"<< brings over {_YAML_MERGED} parts", node.start_mark
+                    )
             super().flatten_mapping(node)
-            if len(node.value) > _YAML_MERGED and any(k.start_mark.index < 0 or
-                    not node.start_mark.index <= k.start_mark.index <= node.end_mark.index
-                    for k, _ in node.value):  # fmt: skip
+            if len(node.value) - own > _YAML_MERGED:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"<< brings over {_YAML_MERGED} keys", node.start_mark
                 )

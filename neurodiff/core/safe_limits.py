@@ -69,6 +69,26 @@ def require_ratio(where: str, unpacked: int, packed: int, *, start: int = RATIO_
         )
 
 
+def require_deflated(path: Path) -> None:
+    """DataError where the packed part of a deflated DICOM file unpacks as a bomb does."""
+    size, budget, total = path.stat().st_size, memory_budget(), 0
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+        # the length of group 2 (0002,0000), UL, stands first after the mark
+        start = 144 + int.from_bytes(head[140:144], "little")
+        file.seek(min(start, size))
+        engine = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            while data := file.read(2**16):
+                total += len(engine.decompress(data))
+                if total > budget:
+                    break
+        except zlib.error:
+            return  # the reader says where it is damaged
+    require_budget(str(path), total, what="all of it unpacked")
+    require_ratio(str(path), total, size)
+
+
 def existing_file(path: str | os.PathLike[str], *, allow_empty: bool = False) -> Path:
     """``path`` where it is a file that can be read.
 

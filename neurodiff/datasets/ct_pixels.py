@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError
+from neurodiff.core.safe_limits import require_budget, require_ratio
 from neurodiff.datasets.ct_geometry import AIR
 from neurodiff.datasets.ct_headers import first, number, quiet, read_header, text, value
 
@@ -30,6 +31,10 @@ def stored_frames(path: str) -> tuple[Any, np.ndarray]:
             f"{path} declares {frames:g} frames of {rows:g} x {columns:g} pixels, which cannot be; "
             "copy it again"
         )
+    bits = number(dataset, "BitsAllocated") or 16
+    wanted = int(rows * columns * frames * bits / 8)
+    require_ratio(str(path), wanted, len(dataset.PixelData or b""), start=2**40)
+    require_budget(str(path), wanted, what="its pixels")
     try:
         with quiet():
             values = dataset.pixel_array

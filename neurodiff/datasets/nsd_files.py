@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_archives import check_mat
 
 SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
 """Sessions that each subject completed."""
@@ -243,6 +244,7 @@ def read_mat(path: Path, needed: Iterable[str]) -> dict[str, Any]:
 
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; download it from NSD")
+    check_mat(path)
     try:
         fields = scipy.io.loadmat(path)
     except Exception as error:  # the reader ends broken bytes in errors of many types

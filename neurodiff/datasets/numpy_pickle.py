@@ -183,7 +183,8 @@ for _place in ("numpy.core", "numpy._core"):
     _KNOWN[f"{_place}.numeric", "_frombuffer"] = _from_buffer
 
 
-class _Reader(pickle.Unpickler):
+# The unpickler written in Python: that in C believes the numbers of a memo and fills gigabytes.
+class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get((module, name))
         if known is None:
