@@ -100,6 +100,9 @@ def _resolver(path: Path) -> Any:
     class Inside(Resolver):
         """Files of the mesh's own folder."""
 
+        def __init__(self) -> None:
+            super().__init__(folder)
+
         def get(self, name: str) -> bytes:
             place = (folder / str(name)).resolve()
             if not place.is_relative_to(folder) or not place.is_file():
