@@ -90,9 +90,9 @@ def _bdata(path):
 
 
 def _codes(path):
-    from neurodiff.core.code_table import CodeTable
+    from neurodiff.core.code_table import read_codes
 
-    return CodeTable.open(path)
+    return read_codes(path)
 
 
 def _mgh(path):
@@ -437,6 +437,7 @@ def _images(put, folder):
     put("huge.nii.gz", "volume", gzip.compress(_nifti(huge), mtime=0))
     zeros = _nifti((3, 512, 512, 200, 1, 1, 1, 1)) + bytes(8 * 512 * 512 * 200)
     put("zeros.nii.gz", "volume", gzip.compress(zeros, 1, mtime=0))
+    put("short.nii", "volume", bytes(200))
     put("negative.nii", "volume", _nifti((3, -5, 4, 4, 1, 1, 1, 1)) + bytes(999))
     put("offset.nii", "volume", _nifti((3, 2, 2, 2, 1, 1, 1, 1), offset=1e9) + bytes(64))
     put("nan-offset.nii", "volume", _nifti((3, 2, 2, 2, 1, 1, 1, 1), offset=np.nan) + bytes(64))

@@ -126,8 +126,7 @@ def _look_at(dataset: Any, where: str) -> None:
             "into one file"
         )
     declared, stored = _declared(dataset), dataset.id.get_storage_size()
-    hollow = stored == 0 and declared > 2**20
-    if hollow or (declared > RATIO_FROM and declared > DEFLATE_LIMIT * max(stored, 1)):
+    if declared > RATIO_FROM and declared > DEFLATE_LIMIT * max(stored, 1):
         raise DataError(
             f"{where}: {name!r} declares {declared} bytes and stores {stored}; download it again"
         )

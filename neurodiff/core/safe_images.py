@@ -82,7 +82,10 @@ def check_image(path: str | os.PathLike[str], *, whole: bool = True) -> None:
 def _check_nifti(path: Path, whole: bool) -> None:
     head = first_bytes(path, 540)
     if len(head) < 348:
-        raise DataError(f"{path} has {len(head)} bytes; an image has a header of 348")
+        raise DataError(
+            f"{path} is not a readable image ({len(head)} bytes, its header alone has 348); copy it"
+            " again"
+        )
     for order in ("<", ">"):
         (size,) = struct.unpack(order + "i", head[:4])
         if size == 348:

@@ -64,8 +64,8 @@ def require_ratio(where: str, unpacked: int, packed: int, *, start: int = RATIO_
     impossible = unpacked > DEFLATE_LIMIT * (packed + 1024)
     if impossible or (unpacked > start and unpacked > RATIO_LIMIT * max(packed, 1)):
         raise DataError(
-            f"{where} unpacks from {packed} to {unpacked} bytes, which no sound file does; "
-            "get it again from its source"
+            f"{where} is damaged, truncated or a bomb: {packed} bytes cannot soundly unpack to "
+            f"{unpacked}; get it again from its source"
         )
 
 

@@ -87,8 +87,9 @@ def check_mesh(path: str | os.PathLike[str]) -> None:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error,
             OverflowError, RecursionError) as error:  # fmt: skip
+        kind = "GLB file" if check is _glb else "mesh"
         raise DataError(
-            f"{path} is not a readable mesh ({first_line(error)}); download it again"
+            f"{path} is not a readable {kind} ({first_line(error)}); download it again"
         ) from None
 
 
@@ -196,12 +197,14 @@ def _glb(path: Path) -> None:
     with open(path, "rb") as file:
         magic, version, length, chunk, kind = struct.unpack("<4sIII4s", file.read(20))
         if magic != b"glTF" or version != 2 or kind != b"JSON":
-            raise DataError(f"{path} does not begin as GLB 2 does; download it again")
+            raise DataError(
+                f"{path} is not a readable GLB file (no mark of GLB 2); download it again"
+            )
         if length > size or chunk > size - 20:
-            raise DataError(f"{path} is cut off; download it again")
+            raise DataError(f"{path} is not a readable GLB file (cut off); download it again")
         tree = json.loads(file.read(chunk))
     if not isinstance(tree, dict):
-        raise DataError(f"{path} holds no scene; download it again")
+        raise DataError(f"{path} is not a readable GLB file (no scene); download it again")
     for one in [*tree.get("buffers", ()), *tree.get("images", ())]:
         if not str(one.get("uri", "data:")).startswith("data:"):
             raise DataError(
@@ -210,19 +213,25 @@ def _glb(path: Path) -> None:
             )
     buffers = tree.get("buffers", [])
     if sum(int(one["byteLength"]) for one in buffers) > size:
-        raise DataError(f"{path} declares more bytes than it has; download it again")
+        raise DataError(
+            f"{path} is not a readable GLB file (more bytes declared than there are); download it again"
+        )
     views = tree.get("bufferViews", [])
     for view in views:
         whole = int(buffers[view["buffer"]]["byteLength"])
         begin, width = int(view.get("byteOffset", 0)), int(view["byteLength"])
         if begin < 0 or width < 0 or begin + width > whole:
-            raise DataError(f"{path} has a part that lies beyond its bytes; download it again")
+            raise DataError(
+                f"{path} is not a readable GLB file (a part beyond its bytes); download it again"
+            )
     for one in tree.get("accessors", []):
         each = _COMPONENTS[one["componentType"]] * _PARTS[one["type"]]
         wanted = int(one["count"]) * each
         inside = int(views[one["bufferView"]]["byteLength"]) if "bufferView" in one else 2**24
         if int(one["count"]) < 0 or wanted > inside:
-            raise DataError(f"{path} declares more values than it holds; download it again")
+            raise DataError(
+                f"{path} is not a readable GLB file (more values declared than there are); download it again"
+            )
     _require_a_tree(path, tree.get("nodes", []))
 
 

@@ -232,8 +232,10 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
         raise MissingDataError(f"stimulus {name!r} has no {what}: none come with these stimuli")
     try:
         return load(name)
-    except NeurodiffError:
-        raise
+    except NeurodiffError as error:
+        if name in str(error) or not isinstance(error, DataError):
+            raise
+        raise type(error)(f"the {what} of stimulus {name!r} could not be read ({error})") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
         first = (str(error).splitlines() or [""])[0] or type(error).__name__
         kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
