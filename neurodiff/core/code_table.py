@@ -124,7 +124,6 @@ def write_codes(path: str | Path, table: CodeTable) -> Path:
     if path.suffix == ".csv":
         write_csv(path, frame)
         return path
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
@@ -181,7 +180,6 @@ def checked_name(path: str | Path) -> Path:
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     if not path.is_file():
@@ -190,11 +188,12 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         check_parquet(path)
         arrow = parquet.read_table(path)
         record = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
+        frame = arrow.to_pandas()
     except DataError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except Exception as error:  # broken bytes end in any of a dozen types inside pyarrow
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is damaged or no Parquet file ({first}); encode again") from None
     if not isinstance(record, dict) or record.get("format", FORMAT) != FORMAT:
         raise DataError(f"{path} has another format than {FORMAT!r}; encode the scans again")
-    return arrow.to_pandas(), {k: v for k, v in record.items() if k != "format"}
+    return frame, {k: v for k, v in record.items() if k != "format"}

@@ -35,6 +35,14 @@ _BROKEN = (
 )  # fmt: skip
 
 
+def is_zip(path: Path) -> bool:
+    """Whether a file looks like a zip archive; also where its directory is broken."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return True
+
+
 def check_zip(path: str | os.PathLike[str], *, limit: int | None = None) -> list[zipfile.ZipInfo]:
     """The members of a zip archive, whose declared sizes are within bounds.
 
@@ -118,12 +126,15 @@ def npy_stream_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    version = np.lib.format.read_magic(file)
-    if version not in readers:
-        raise ValueError(f"an array header of version {version[0]}.{version[1]}")
-    shape, fortran, dtype = readers[version](file)
-    if any(length < 0 for length in shape):
-        raise ValueError(f"an array of shape {shape}")
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"an array header of version {version[0]}.{version[1]}")
+        shape, fortran, dtype = readers[version](file)
+    except Exception as error:  # the header is Python text, which breaks in many ways
+        raise ValueError(first_line(error)) from None
+    if any(length < 0 for length in shape) or dtype.itemsize == 0:
+        raise ValueError(f"an array of {dtype} and shape {shape}, which cannot be")
     return shape, fortran, dtype
 
 
@@ -220,7 +231,7 @@ def extract_archive(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".tmp-new-", dir=out.parent))
     try:
-        if zipfile.is_zipfile(path):
+        if is_zip(path):
             _unzip(path, work, limit)
         else:
             _untar(path, work, limit)

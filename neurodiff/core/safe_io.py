@@ -30,7 +30,13 @@ from neurodiff.core.atomic import (
     write_yaml,
 )
 from neurodiff.core.errors import DataError
-from neurodiff.core.safe_archives import check_zip, extract_archive, read_npz
+from neurodiff.core.safe_archives import (
+    check_zip,
+    extract_archive,
+    is_zip,
+    npy_stream_header,
+    read_npz,
+)
 from neurodiff.core.safe_hdf5 import open_hdf5, read_hdf5, read_hdf5_arrays
 from neurodiff.core.safe_images import check_image, fresh_header, load_image, open_picture
 from neurodiff.core.safe_limits import existing_file as _existing_file
@@ -330,20 +336,18 @@ def load_weights(path: str | os.PathLike[str], *, device: str = "cpu") -> dict[s
 def _load_torch(path: Path, device: str) -> dict[str, Any]:
     import pickle
     import warnings
-    import zipfile
 
     import torch
 
-    if zipfile.is_zipfile(path):
+    packed = is_zip(path)
+    if packed:
         for member in check_zip(path, limit=2**50):
             if member.filename.endswith(".pkl"):
                 require_budget(str(path), 16 * member.file_size, what="its list of tensors")
     try:
         with warnings.catch_warnings():  # a foreign pickle protocol ends in an error of our own
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            weights = torch.load(
-                path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            weights = torch.load(path, map_location=device, weights_only=True, mmap=packed)
     except pickle.UnpicklingError:
         raise DataError(
             f"{path} is a pickle of something other than weights, and loading it could run code; "
@@ -383,23 +387,14 @@ def _text(path: Path) -> str:
 
 def _npy_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, Fortran order, type and start of the data."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in readers:
-                raise ValueError(f"format version {version[0]}.{version[1]}")
-            shape, fortran, dtype = readers[version](file)
+            shape, fortran, dtype = npy_stream_header(file)
             offset = file.tell()
-    except (ValueError, SyntaxError, EOFError, TypeError, OverflowError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path} is not a complete .npy file ({_first_line(error)}); copy or save it again"
         ) from None
-    if any(length < 0 for length in shape):
-        raise DataError(f"{path} declares the shape {shape}, which cannot be; save it again")
     return shape, fortran, dtype, offset
 
 

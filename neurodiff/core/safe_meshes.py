@@ -214,7 +214,8 @@ def _glb(path: Path) -> None:
     buffers = tree.get("buffers", [])
     if sum(int(one["byteLength"]) for one in buffers) > size:
         raise DataError(
-            f"{path} is not a readable GLB file (more bytes declared than there are); download it again"
+            f"{path} is not a readable GLB file (it declares more bytes than it has); download it"
+            " again"
         )
     views = tree.get("bufferViews", [])
     for view in views:
@@ -230,7 +231,8 @@ def _glb(path: Path) -> None:
         inside = int(views[one["bufferView"]]["byteLength"]) if "bufferView" in one else 2**24
         if int(one["count"]) < 0 or wanted > inside:
             raise DataError(
-                f"{path} is not a readable GLB file (more values declared than there are); download it again"
+                f"{path} is not a readable GLB file (it declares more values than it has); download"
+                " it again"
             )
     _require_a_tree(path, tree.get("nodes", []))
 

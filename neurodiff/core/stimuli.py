@@ -233,7 +233,7 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
     try:
         return load(name)
     except NeurodiffError as error:
-        if name in str(error) or not isinstance(error, DataError):
+        if f"stimulus {name!r}" in str(error) or not isinstance(error, DataError):
             raise
         raise type(error)(f"the {what} of stimulus {name!r} could not be read ({error})") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
