@@ -124,6 +124,7 @@ def write_codes(path: str | Path, table: CodeTable) -> Path:
     if path.suffix == ".csv":
         write_csv(path, frame)
         return path
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     arrow = pa.Table.from_pandas(frame, preserve_index=False)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from neurodiff.core.errors import DataError
-from neurodiff.core.safe_hdf5 import read_hdf5, suggest
+from neurodiff.core.errors import DataError, suggest
+from neurodiff.core.safe_hdf5 import read_hdf5
 from neurodiff.datasets.nsd_betas import opened_hdf5
 
 
