@@ -154,42 +154,6 @@ def _member(file: Any, size: int, kinds: str) -> np.ndarray:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def check_mat(path: str | os.PathLike[str]) -> None:
-    """A MATLAB file (version 5) whose variables unpack to what the memory budget allows.
-
-    Raises
-    ------
-    MissingDataError : there is no such file.
-    DataError : a variable that lies beyond the file, is damaged, or unpacks as a bomb does.
-    """
-    path = existing_file(path)
-    size = path.stat().st_size
-    budget, total = memory_budget(), 0
-    with open(path, "rb") as file:
-        head = file.read(128)
-        order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
-        if order is None:
-            return  # version 4, which packs nothing, or another file: the reader says so
-        while file.tell() + 8 <= size:
-            kind, length = struct.unpack(order + "II", file.read(8))
-            if length > size - file.tell():
-                raise DataError(f"{path} is cut off; get it again")
-            if kind != 15:
-                file.seek(length, os.SEEK_CUR)
-                continue
-            engine, left = zlib.decompressobj(), length
-            while left > 0:
-                data = file.read(min(left, 2**16))
-                left -= len(data)
-                try:
-                    total += len(engine.decompress(data))
-                except zlib.error as error:
-                    raise DataError(f"{path} is damaged ({error}); get it again") from None
-                if total > budget or not data:
-                    raise DataError(f"{path} unpacks to over {budget} bytes; it is refused")
-    require_ratio(str(path), total, size)
-
-
 def check_parquet(path: str | os.PathLike[str]) -> None:
     """A Parquet file whose table is within the memory budget.
 

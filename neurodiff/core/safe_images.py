@@ -202,7 +202,9 @@ def _check_gifti(path: Path) -> None:
             parser.ParseFile(file)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}); copy it again") from None
-    except xml.parsers.expat.ExpatError as error:
+    except (xml.parsers.expat.ExpatError, LookupError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{path} is not a whole GIfTI file ({first_line(error)}); copy it again"
         ) from None
