@@ -341,6 +341,7 @@ def _texts(put):
     put("twice.yaml", "yaml", "a: 1\na: 2\n")
     put("control.yaml", "yaml", "a: \x01\n")
     put("ragged.csv", "csv", "a,b\n1,2\n1,2,3\n")
+    put("latin.csv", "csv", b"a,b\n\xe4,1\n")
     put("quote.csv", "csv", 'a,b\n"1,2\n' * 3)
 
 

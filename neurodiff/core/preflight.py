@@ -1,4 +1,4 @@
-"""Pre-flight: what a job needs and lacks, with size, licence and place; and that it fetches nothing.
+"""Pre-flight: what a job needs and lacks, with size, licence and place; that nothing is fetched.
 
 needed = [Need(name="judge", place="weights/judge", gigabytes=0.1, licence="MIT")]
 findings = missing(needed)          # before hours are spent

@@ -102,7 +102,7 @@ def _resolver(path: Path) -> Any:
         """Files of the mesh's own folder."""
 
         def __init__(self) -> None:
-            super().__init__(folder)
+            pass  # the base class asks for one of its own
 
         def get(self, name: str) -> bytes:
             place = (folder / str(name)).resolve()
