@@ -83,7 +83,8 @@ def _check_nifti(path: Path, whole: bool) -> None:
     head = first_bytes(path, 540)
     if len(head) < 348:
         raise DataError(
-            f"{path} is damaged or not a readable image ({len(head)} bytes, its header alone has 348); copy it again"
+            f"{path} is damaged or not a readable image ({len(head)} bytes, its "
+            "header alone has 348); copy it again"
         )
     for order in ("<", ">"):
         (size,) = struct.unpack(order + "i", head[:4])
