@@ -14,6 +14,7 @@ import logging
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -111,53 +112,73 @@ def bad(found, text, path):
     return "\n" in text or path.name not in text
 
 
+def fuzz(folder, options, dice, finds):
+    """Mutate and read until the time is over; each find is a line of the file ``finds``."""
+    hostile = _load("hostile_files", HERE.parent / "hostile_files.py")
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    sound = hostile.valid_files(folder / "sound")
+    names = [name for name in sound if options.only in name]
+    for name in names:
+        hostile.limited(sound[name], folder / "sound" / name)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft = pages * os.sysconf("SC_PAGE_SIZE") + 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+    seen, k = set(), 0
+    while time.time() < options.end:
+        name = names[k % len(names)]
+        k += 1
+        data = (folder / "sound" / name).read_bytes()
+        edits = draw_edits(data, dice)
+        line = json.dumps({"file": name, "edits": edits})
+        (folder / "now.json").write_text(line)  # what is left where the process dies
+        work = folder / "work"
+        work.mkdir()
+        path = work / name
+        path.write_bytes(apply_edits(data, edits))
+        found, text = hostile.limited(sound[name], path, 5)
+        if bad(found, text, path):
+            key = (name, found, text.replace(str(work), "")[:40])
+            if key not in seen:
+                seen.add(key)
+                with open(finds, "a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+                print(f"FIND {name}: {found}: {text[:160]!r}", flush=True)
+        shutil.rmtree(work)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{k} mutations of {len(names)} files, peak {peak:.2f} GiB", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    hostile = _load("hostile_files", HERE.parent / "hostile_files.py")
-    dice = random.Random(options.seed)
-    counts, finds, seen = {}, [], set()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        os.chdir(folder)
-        sound = hostile.valid_files(folder / "sound")
-        names = [n for n in sound if options.only in n]
-        for name in names:
-            hostile.limited(sound[name], folder / "sound" / name)
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        soft = pages * os.sysconf("SC_PAGE_SIZE") + 2**30
-        resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
-        end, k = time.monotonic() + options.seconds, 0
-        while time.monotonic() < end:
-            name = names[k % len(names)]
-            k += 1
-            data = (folder / "sound" / name).read_bytes()
-            edits = draw_edits(data, dice)
-            work = folder / "work"
-            work.mkdir()
-            path = work / name
-            path.write_bytes(apply_edits(data, edits))
-            found, text = hostile.limited(sound[name], path, 5)
-            counts[name] = counts.get(name, 0) + 1
-            if bad(found, text, path):
-                key = (name, found, text.replace(str(work), "")[:40])
-                if key not in seen:
-                    seen.add(key)
-                    finds.append({"file": name, "edits": edits})
-                    print(f"FIND {name}: {found}: {text[:160]!r}", flush=True)
-            for one in sorted(folder.joinpath("work").rglob("*"), reverse=True):
-                one.rmdir() if one.is_dir() and not one.is_symlink() else one.unlink()
-            work.rmdir()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{sum(counts.values())} mutations of {len(counts)} files, {len(finds)} finds, "
-          f"peak {peak:.2f} GiB")  # fmt: skip
-    known = [json.dumps({"file": f, "edits": e}) for f, e in read_finds()]
-    new = [line for line in map(json.dumps, finds) if line not in known]
+    options.end = time.time() + options.seconds
+    with tempfile.TemporaryDirectory() as place:
+        finds, tries = Path(place) / "finds.jsonl", 0
+        while time.time() < options.end:  # a reader that kills the process is a find as well
+            folder = Path(place) / f"{tries}"
+            folder.mkdir()
+            child = os.fork()
+            if child == 0:
+                fuzz(folder, options, random.Random(options.seed * 1000 + tries), finds)
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            if status and (folder / "now.json").exists():
+                line = (folder / "now.json").read_text()
+                print(f"FIND, the process died ({status}): {line[:160]}", flush=True)
+                with open(finds, "a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+            elif status:
+                return 2
+            tries += 1
+        lines = finds.read_text(encoding="utf-8").splitlines() if finds.exists() else []
+    known = FINDS.read_text(encoding="utf-8").splitlines() if FINDS.exists() else []
+    new = [line for line in dict.fromkeys(lines) if line not in known]
+    print(f"{len(new)} new finds, {len(known)} known")
     if new:
         FINDS.write_text("".join(f"{line}\n" for line in known + new), encoding="utf-8")
     return 1 if new else 0
