@@ -205,7 +205,9 @@ def valid_files(folder):
     picture = PIL.Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     for kind in ("png", "jpg", "webp", "bmp"):
         picture.save(put(f"p.{kind}", "picture"))
-    table = pd.DataFrame({"scan": ["1", "2"], "subject": ["1", "2"], "c000": [0.5, 1.0], "c001": [1.5, 2.0]})
+    table = pd.DataFrame(
+        {"scan": ["1", "2"], "subject": ["1", "2"], "c000": [0.5, 1.0], "c001": [1.5, 2.0]}
+    )
     table.astype({"c000": "f4", "c001": "f4"}).to_parquet(put("c.parquet", "codes"))
     return made
 
