@@ -68,17 +68,21 @@ def read_hdf5_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Name -> array for every dataset of a file; errors as `open_hdf5`."""
     import h5py
 
-    found: dict[str, Any] = {}
     with open_hdf5(path) as file:
-        names: list[str] = []
-        file.visititems(
-            lambda name, entry: names.append(name) if isinstance(entry, h5py.Dataset) else None
-        )
-        total = sum(_declared(file[name]) for name in names)
-        require_budget(str(path), total, what="all of it")
-        for name in names:
-            found[name] = read_hdf5(file[name], str(path))
-    return found
+        try:
+            names: list[str] = []
+            file.visititems(
+                lambda name, entry: names.append(name) if isinstance(entry, h5py.Dataset) else None
+            )
+            total = sum(_declared(file[name]) for name in names)
+            require_budget(str(path), total, what="all of it")
+            return {name: read_hdf5(file[name], str(path)) for name in names}
+        except DataError:
+            raise
+        except Exception as error:  # broken bytes end in any of a dozen types inside h5py
+            raise DataError(
+                f"{path} is not a complete HDF5 file ({first_line(error)}); download it again"
+            ) from None
 
 
 def _declared(dataset: Any) -> int:

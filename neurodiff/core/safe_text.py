@@ -1,4 +1,4 @@
-"""JSON and YAML: bounded in size, depth and what aliases expand to; no objects, no repeated keys."""
+"""JSON and YAML: bounded in size, depth and what aliases expand to; no objects."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def stored_frames(path: str) -> tuple[Any, np.ndarray]:
         )
     bits = number(dataset, "BitsAllocated") or 16
     wanted = int(rows * columns * frames * bits / 8)
-    require_ratio(str(path), wanted, len(dataset.PixelData or b""), start=2**40)
+    require_ratio(str(path), wanted, len(value(dataset, "PixelData", b"")), start=2**40)
     require_budget(str(path), wanted, what="its pixels")
     try:
         with quiet():
