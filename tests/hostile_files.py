@@ -393,7 +393,7 @@ def _hdf5(put, folder):
 
 
 def _archives(put):
-    for name in ("../out.txt", "/tmp/hostile-out.txt", "in/../../out.txt"):
+    for name in ("../out.txt", "/hostile-out.txt", "in/../../out.txt"):
         word = name.replace("/", "_").replace(".", "_")
         with zipfile.ZipFile(put(f"{word}.zip", "archive", None), "w") as file:
             file.writestr(name, "x")
@@ -401,7 +401,7 @@ def _archives(put):
             file.addfile(tarfile.TarInfo(name))
     with tarfile.open(put("link.tar", "archive", None), "w") as file:
         link = tarfile.TarInfo("in")
-        link.type, link.linkname = tarfile.SYMTYPE, "/tmp"
+        link.type, link.linkname = tarfile.SYMTYPE, "/"
         file.addfile(link)
         file.addfile(tarfile.TarInfo("in/hostile-out.txt"))
     with tarfile.open(put("device.tar", "archive", None), "w") as file:
@@ -411,7 +411,7 @@ def _archives(put):
     with zipfile.ZipFile(put("link.zip", "archive", None), "w") as file:
         link = zipfile.ZipInfo("in")
         link.external_attr = 0o120777 << 16
-        file.writestr(link, "/tmp")
+        file.writestr(link, "/")
     with zipfile.ZipFile(put("bomb.zip", "archive", None), "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("zeros", bytes(2 * 10**8))
     with tarfile.open(put("bomb.tar.gz", "archive", None), "w:gz") as file:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from neurodiff.core.errors import DataError
+from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.safe_images import load_image
 from neurodiff.core.safe_io import require_finite
 from neurodiff.datasets.surface import N_GRAYORDINATES, N_MESH, load_grayordinates
@@ -90,7 +90,12 @@ def open_cifti(path: str | os.PathLike[str]) -> tuple[Any, Any, Any]:
     import nibabel
 
     path = Path(path)
-    image = load_image(path)
+    try:
+        image = load_image(path)
+    except MissingDataError:
+        raise
+    except DataError as error:
+        raise DataError(f"{path} is not a readable CIFTI file: {error}") from None
     if not isinstance(image, nibabel.Cifti2Image):
         raise DataError(
             f"{path} is {type(image).__name__}, not CIFTI-2; run fMRIPrep with --cifti-output 91k "
