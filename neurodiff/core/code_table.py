@@ -188,6 +188,7 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         check_parquet(path)
         arrow = parquet.read_table(path)
+        arrow.validate(full=True)  # text is decoded late, and may be none
         record = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
         frame = arrow.to_pandas()
     except DataError:

@@ -126,6 +126,7 @@ def read_index(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         check_parquet(path)
         table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # text is decoded late, and may be none
         about = json.loads((table.schema.metadata or {}).get(b"neurodiff-ct-index", b"{}"))
         frame = table.to_pandas()
     except DataError:
