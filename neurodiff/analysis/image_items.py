@@ -28,6 +28,7 @@ from neurodiff.core.errors import DataError, NeurodiffError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Item, Run, fingerprint
+from neurodiff.core.safe_images import open_picture
 from neurodiff.core.safe_io import read_json, write_json
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.pipelines.pictures import Picture, png_bytes
@@ -335,10 +336,7 @@ def _write(item: Item, picture: Picture, about: dict[str, Any]) -> None:
 
 
 def _opened(path: Path) -> PIL.Image.Image:
-    import PIL.Image
-
-    with PIL.Image.open(path) as image:
-        return image.convert("RGB")
+    return open_picture(path)
 
 
 def _order(one: StoredPicture) -> tuple:

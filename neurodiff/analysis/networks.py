@@ -21,6 +21,7 @@ from typing import Any
 
 from neurodiff.core.config import find_shared
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_hdf5 import read_hdf5_arrays
 from neurodiff.core.safe_io import load_weights, sha256_of
 
 VARIABLE = "NEURODIFF_WEIGHTS"
@@ -196,21 +197,9 @@ def _alexnet(files: tuple[Path, ...]) -> Any:
 
 
 def _vgg(files: tuple[Path, ...]) -> Any:
-    import h5py
-
     from neurodiff.features.perceptual import LPIPS, VGG16Trunk
 
-    arrays: dict[str, Any] = {}
-
-    def keep(name: str, entry: Any) -> None:
-        if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
-
-    try:
-        with h5py.File(files[0], "r") as file:
-            file.visititems(keep)
-    except OSError as error:
-        raise DataError(f"{files[0]} is no complete HDF5 file; install it again") from error
+    arrays = read_hdf5_arrays(files[0])
     return LPIPS(VGG16Trunk.from_arrays(arrays), load_weights(files[1]), size=HED_SIZE)
 
 

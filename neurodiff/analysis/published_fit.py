@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from neurodiff.core.config import dump, find_shared, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run, fingerprint
-from neurodiff.core.safe_io import read_yaml, save_safetensors, sha256_of
+from neurodiff.core.safe_io import read_npz, read_yaml, save_safetensors, sha256_of
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.mind3d_stage_fitting import StageTargets
@@ -213,16 +212,7 @@ def _plan(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; check the path")
-    try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} is not a complete .npz file of numbers and text ({first}); make it again"
-        ) from None
+    return read_npz(path, text=True)
 
 
 def _by_id(path: Path, name: str, stimuli: list[str]) -> np.ndarray:

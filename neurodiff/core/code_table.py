@@ -26,6 +26,7 @@ import pandas as pd
 
 from neurodiff.core.atomic import atomic_path, plain, write_csv
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_archives import check_parquet
 from neurodiff.core.safe_io import read_csv, require_finite
 
 FORMAT = "neurodiff codes 1"
@@ -180,17 +181,21 @@ def checked_name(path: str | Path) -> Path:
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; write it with `neurodiff encode`")
     try:
+        check_parquet(path)
         arrow = parquet.read_table(path)
+        arrow.validate(full=True)  # text is decoded late, and may be none
         record = json.loads((arrow.schema.metadata or {}).get(_KEY, b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        frame = arrow.to_pandas()
+    except DataError:
+        raise
+    except Exception as error:  # broken bytes end in any of a dozen types inside pyarrow
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is damaged or no Parquet file ({first}); encode again") from None
     if not isinstance(record, dict) or record.get("format", FORMAT) != FORMAT:
         raise DataError(f"{path} has another format than {FORMAT!r}; encode the scans again")
-    return arrow.to_pandas(), {k: v for k, v in record.items() if k != "format"}
+    return frame, {k: v for k, v in record.items() if k != "format"}

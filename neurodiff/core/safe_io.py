@@ -9,7 +9,6 @@ then renamed, so that a kill or a full disk leaves either the old file or the ne
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from neurodiff.core.atomic import (
-    YAML_FLOAT,
     atomic_path,
     atomic_write,
     plain,
@@ -29,18 +27,46 @@ from neurodiff.core.atomic import (
     write_npy,
     write_yaml,
 )
-from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.errors import DataError
+from neurodiff.core.safe_archives import (
+    check_zip,
+    extract_archive,
+    is_zip,
+    npy_stream_header,
+    read_npz,
+)
+from neurodiff.core.safe_hdf5 import open_hdf5, read_hdf5, read_hdf5_arrays
+from neurodiff.core.safe_images import check_image, fresh_header, load_image, open_picture
+from neurodiff.core.safe_limits import existing_file as _existing_file
+from neurodiff.core.safe_limits import first_line as _first_line
+from neurodiff.core.safe_limits import memory_budget, require_budget
+from neurodiff.core.safe_meshes import check_mesh, load_mesh
+from neurodiff.core.safe_text import parse_yaml, read_json, read_yaml
 
 __all__ = [
     "atomic_path",
     "atomic_write",
+    "check_image",
+    "check_mesh",
+    "check_zip",
+    "extract_archive",
+    "fresh_header",
+    "load_image",
+    "load_mesh",
     "load_weights",
+    "memory_budget",
+    "open_hdf5",
+    "open_picture",
     "parse_yaml",
     "plain",
     "read_csv",
+    "read_hdf5",
+    "read_hdf5_arrays",
     "read_json",
     "read_npy",
+    "read_npz",
     "read_yaml",
+    "require_budget",
     "require_finite",
     "save_safetensors",
     "sha256_of",
@@ -50,8 +76,6 @@ __all__ = [
     "write_yaml",
 ]
 
-_TEXT_LIMIT = 256 * 2**20  # bytes; a JSON or YAML file above this is not one of ours
-_YAML_NODES = 1_000_000
 _BLOCK = 2**24  # elements checked at a time
 
 
@@ -104,6 +128,8 @@ def read_npy(
             f"{path} is {state}: {size} bytes found, {expected} expected for "
             f"{found} {found_shape}; copy or download it again"
         )
+    if not mmap:
+        require_budget(str(path), expected, what="the array")
     order: Literal["F", "C"] = "F" if fortran else "C"
     array: np.ndarray
     if mmap and math.prod(found_shape) > 0:
@@ -141,71 +167,6 @@ def require_finite(array: Any, where: str) -> None:
             )
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Content of a JSON file (UTF-8).
-
-    Raises
-    ------
-    MissingDataError : there is no such file.
-    DataError : empty, not text, not JSON, or nested beyond reason.
-    """
-    path = _existing_file(path)
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "repair it or make it again"
-        ) from None
-    except RecursionError:
-        raise DataError(f"{path} is nested too deeply for a JSON file of ours") from None
-
-
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Content of a YAML file by the safe loader; repeated keys are refused.
-
-    Numbers such as ``1e-4`` are numbers, as in YAML 1.2.
-
-    Raises
-    ------
-    MissingDataError : there is no such file.
-    DataError : empty, not text, not YAML, a repeated key, a tag that asks for a Python object, or
-        aliases that expand without end.
-    """
-    path = _existing_file(path)
-    return parse_yaml(_text(path), where=str(path))
-
-
-def parse_yaml(text: str, *, where: str) -> Any:
-    """Value of a YAML text, with the rules of :func:`read_yaml`; ``where`` begins the error."""
-    import yaml
-
-    loader = _yaml_loader()(text)
-    try:
-        value = loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"{where} is not valid YAML ({place}{problem}); correct it there") from None
-    except (ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{where} is not valid YAML ({first}); correct it there") from None
-    finally:
-        loader.dispose()
-    pending, seen = [value], 0
-    while pending:
-        node = pending.pop()
-        seen += 1
-        if seen > _YAML_NODES:
-            raise DataError(f"{where} expands to over {_YAML_NODES} values; write it out without *")
-        if isinstance(node, dict):
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
-    return value
-
-
 def read_csv(
     path: str | os.PathLike[str],
     *,
@@ -232,6 +193,7 @@ def read_csv(
     import pandas as pd
 
     path = _existing_file(path)
+    require_budget(str(path), 4 * path.stat().st_size, what="the table")
     try:
         table = pd.read_csv(
             path,
@@ -292,16 +254,18 @@ def load_weights(path: str | os.PathLike[str], *, device: str = "cpu") -> dict[s
 def _load_torch(path: Path, device: str) -> dict[str, Any]:
     import pickle
     import warnings
-    import zipfile
 
     import torch
 
+    packed = is_zip(path)
+    if packed:
+        for member in check_zip(path, limit=2**50):
+            if member.filename.endswith(".pkl"):
+                require_budget(str(path), 16 * member.file_size, what="its list of tensors")
     try:
         with warnings.catch_warnings():  # a foreign pickle protocol ends in an error of our own
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            weights = torch.load(
-                path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            weights = torch.load(path, map_location=device, weights_only=True, mmap=packed)
     except pickle.UnpicklingError:
         raise DataError(
             f"{path} is a pickle of something other than weights, and loading it could run code; "
@@ -326,57 +290,16 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _existing_file(path: str | os.PathLike[str], *, allow_empty: bool = False) -> Path:
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder; expected a file")
-        size = path.stat().st_size
-        with open(path, "rb"):
-            pass
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingDataError(
-            f"{path} does not exist; check the path, or get the data again"
-        ) from None
-    except PermissionError:
-        raise DataError(f"{path} may not be read by this account; change its permissions") from None
-    if size == 0 and not allow_empty:
-        raise DataError(f"{path} is empty (0 bytes); copy or make it again")
-    return path
-
-
-def _text(path: Path) -> str:
-    size = path.stat().st_size
-    if size > _TEXT_LIMIT:
-        raise DataError(f"{path} has {size} bytes; a text file of ours has at most {_TEXT_LIMIT}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text; save it again as UTF-8") from None
-    if not text.strip():
-        raise DataError(f"{path} holds only blanks; copy or make it again")
-    return text
-
-
 def _npy_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, Fortran order, type and start of the data."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     try:
         with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in readers:
-                raise ValueError(f"format version {version[0]}.{version[1]}")
-            shape, fortran, dtype = readers[version](file)
+            shape, fortran, dtype = npy_stream_header(file)
             offset = file.tell()
-    except (ValueError, SyntaxError, EOFError, TypeError, OverflowError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
             f"{path} is not a complete .npy file ({_first_line(error)}); copy or save it again"
         ) from None
-    if any(length < 0 for length in shape):
-        raise DataError(f"{path} declares the shape {shape}, which cannot be; save it again")
     return shape, fortran, dtype, offset
 
 
@@ -404,11 +327,6 @@ def _shape_text(shape: Sequence[int | None]) -> str:
     return f"({parts},)" if len(shape) == 1 else f"({parts})"
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
-
-
 def _any_tensor(weights: Mapping[Any, Any]) -> bool:
     import torch
 
@@ -416,24 +334,3 @@ def _any_tensor(weights: Mapping[Any, Any]) -> bool:
         isinstance(value, torch.Tensor) or (isinstance(value, Mapping) and _any_tensor(value))
         for value in weights.values()
     )
-
-
-def _yaml_loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-                if key_node.tag == "tag:yaml.org,2002:merge":
-                    continue
-                key = self.construct_object(key_node, deep=True)
-                if isinstance(key, str | int | float | bool) and key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} is there twice", key_node.start_mark
-                    )
-                seen.add(key if isinstance(key, str | int | float | bool) else id(key_node))
-            return super().construct_mapping(node, deep=deep)
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+.0123456789"))
-    return Loader

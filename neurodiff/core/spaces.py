@@ -170,17 +170,9 @@ def open_image(image: Any) -> Any:
     """A nibabel image from a path or an image; DataError names a file that is not one."""
     if hasattr(image, "dataobj"):
         return image
-    import nibabel
+    from neurodiff.core.safe_images import load_image
 
-    from neurodiff.core.errors import MissingDataError
-
-    try:
-        return nibabel.load(image)
-    except FileNotFoundError:
-        raise MissingDataError(f"{image} does not exist; check the path") from None
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{image} is not a readable NIfTI file ({first}); copy it again") from None
+    return load_image(image)
 
 
 def _digest(*parts: bytes) -> str:

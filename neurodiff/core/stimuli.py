@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
-from neurodiff.core.safe_io import read_csv
+from neurodiff.core.safe_io import load_mesh, open_picture, read_csv
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -232,8 +232,10 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
         raise MissingDataError(f"stimulus {name!r} has no {what}: none come with these stimuli")
     try:
         return load(name)
-    except NeurodiffError:
-        raise
+    except NeurodiffError as error:
+        if f"stimulus {name!r}" in str(error) or not isinstance(error, DataError):
+            raise
+        raise type(error)(f"the {what} of stimulus {name!r} could not be read ({error})") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
         first = (str(error).splitlines() or [""])[0] or type(error).__name__
         kind = MissingDataError if isinstance(error, FileNotFoundError) else DataError
@@ -241,16 +243,8 @@ def _loaded(name: str, load: Callable[[str], Any] | None, what: str) -> Any:
 
 
 def _open_mesh(path: Path) -> Any:
-    import trimesh
-
-    mesh = trimesh.load_mesh(path)
-    if len(mesh.faces) == 0:
-        raise ValueError(f"{path} has no face")
-    return mesh
+    return load_mesh(path)
 
 
 def _open_image(path: Path) -> Any:
-    import PIL.Image
-
-    with PIL.Image.open(path) as image:
-        return image.convert("RGB")
+    return open_picture(path)

@@ -24,6 +24,7 @@ import numpy as np
 
 from neurodiff.core.atomic import atomic_path
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_images import load_image
 from neurodiff.core.safe_io import require_finite
 
 _LARGEST = 2**31  # voxels; a header that promises more is damaged
@@ -266,11 +267,8 @@ def read_nibabel(path: Path, unit: str = "a.u.", channels: bool = False) -> Volu
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); copy or make it again")
     try:
-        image = nibabel.load(path)
+        image = load_image(path)
         return Volume.from_image(image, unit=unit, name=str(path), channels=channels)
-    except FileNotFoundError as error:
-        other = Path(os.fsdecode(error.filename)).name if error.filename else "the other file"
-        raise MissingDataError(f"{path} lacks the other half of its pair, {other}") from None
     except (DataError, UsageError):
         raise
     except (
@@ -279,6 +277,7 @@ def read_nibabel(path: Path, unit: str = "a.u.", channels: bool = False) -> Volu
         OSError,
         EOFError,
         ValueError,
+        TypeError,
         MemoryError,
         OverflowError,
         zlib.error,

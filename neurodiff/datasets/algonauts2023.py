@@ -33,6 +33,7 @@ import pandas as pd
 from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.lazy import LazyMasks
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_images import open_picture
 from neurodiff.core.safe_io import read_npy, require_finite
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.findings import Finding
@@ -215,10 +216,7 @@ def _pictures(folder: Path, split: str) -> dict[str, Path]:
 
 def _loader(files: dict[str, Path]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
-        import PIL.Image
-
-        with PIL.Image.open(files[name]) as image:
-            return image.convert("RGB")
+        return open_picture(files[name])
 
     return load
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_images import load_image
 from neurodiff.core.safe_io import require_finite
 from neurodiff.datasets.surface import N_GRAYORDINATES, N_MESH, load_grayordinates
 
@@ -89,12 +90,12 @@ def open_cifti(path: str | os.PathLike[str]) -> tuple[Any, Any, Any]:
     import nibabel
 
     path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; check the path")
     try:
-        image = nibabel.load(path)
-    except Exception as error:  # nibabel and its XML parser raise what they find
-        raise DataError(f"{path} is not a readable CIFTI file ({_first(error)})") from None
+        image = load_image(path)
+    except MissingDataError:
+        raise
+    except DataError as error:
+        raise DataError(f"{path} is not a readable CIFTI file: {error}") from None
     if not isinstance(image, nibabel.Cifti2Image):
         raise DataError(
             f"{path} is {type(image).__name__}, not CIFTI-2; run fMRIPrep with --cifti-output 91k "

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_limits import require_deflated
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 MULTI_FRAME = (ENHANCED_CT, LEGACY_ENHANCED_CT)
 DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -117,13 +119,15 @@ def read_header(path: str | Path, *, pixels: bool = False, tags: Sequence[Any] =
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(132)
+            start = file.read(2048)
     except FileNotFoundError:
         raise MissingDataError(f"{path} does not exist; check the path") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its rights") from None
     if not start:
         raise DataError(f"{path} is empty (0 bytes); copy it again")
+    if DEFLATED in start:
+        require_deflated(path)
     bare = start[128:132] != b"DICM"
     if bare and start[:2] != b"\x08\x00":
         raise DataError(

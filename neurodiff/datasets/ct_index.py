@@ -23,6 +23,7 @@ import pandas as pd
 from neurodiff.core.atomic import atomic_path
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.safe_archives import check_parquet
 from neurodiff.datasets.ct_headers import image_type, number, read_header, text
 from neurodiff.datasets.ct_headers import why_not_a_slice as why_not
 from neurodiff.datasets.ct_identity import keyed, pseudonym
@@ -123,10 +124,14 @@ def read_index(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.exists():
         raise MissingDataError(f"{path} does not exist; make it with `neurodiff ct index`")
     try:
+        check_parquet(path)
         table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)  # text is decoded late, and may be none
         about = json.loads((table.schema.metadata or {}).get(b"neurodiff-ct-index", b"{}"))
         frame = table.to_pandas()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # broken bytes end in any of a dozen types inside pyarrow
         raise DataError(
             f"{path} is no parquet file or damaged ({type(error).__name__}); remove it and index "
             "again"

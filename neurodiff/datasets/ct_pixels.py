@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError
+from neurodiff.core.safe_limits import require_budget, require_ratio
 from neurodiff.datasets.ct_geometry import AIR
 from neurodiff.datasets.ct_headers import first, number, quiet, read_header, text, value
 
+# implicit, explicit, deflated and big endian: pixels as they are
+_PLAIN = ("None", *(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2")))
 _LARGEST = 2**31  # pixels of one file; a header that promises more is damaged
 
 
@@ -30,6 +33,12 @@ def stored_frames(path: str) -> tuple[Any, np.ndarray]:
             f"{path} declares {frames:g} frames of {rows:g} x {columns:g} pixels, which cannot be; "
             "copy it again"
         )
+    bits = number(dataset, "BitsAllocated") or 16
+    wanted = int(rows * columns * frames * bits / 8)
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if str(syntax) not in _PLAIN:  # plain pixels are counted by the decoder
+        require_ratio(str(path), wanted, len(value(dataset, "PixelData", b"")), start=2**40)
+    require_budget(str(path), wanted, what="its pixels")
     try:
         with quiet():
             values = dataset.pixel_array

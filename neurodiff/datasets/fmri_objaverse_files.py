@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_meshes import load_mesh as read_mesh
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.fmri_shape_files import (
     is_simulated,
@@ -223,16 +224,7 @@ def read_textured(path: Path) -> Any:
     ------
     DataError : a file that is no GLB, or one without a face.
     """
-    import trimesh
-
-    try:
-        mesh = trimesh.load_mesh(path)
-    except Exception as error:  # broken bytes end in any of a dozen types inside the loader
-        first = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{path} is not a readable GLB file ({first}); download it again") from None
-    if len(getattr(mesh, "faces", ())) == 0:
-        raise DataError(f"{path} has no face; replace it")
-    return mesh
+    return read_mesh(path)
 
 
 def _require_folder(root: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_images import open_picture
+from neurodiff.core.safe_meshes import load_mesh as read_mesh
 from neurodiff.core.stimuli import MESH_SUFFIXES, Stimuli
 
 CLASSES = {
@@ -229,12 +231,7 @@ def open_stimuli(root: Path, entries: Sequence[Entry], ids: Mapping[Entry, str])
                 f"stimulus {name!r} has no mesh: there is no {root / 'stimuli' / entry.synset}"
                 f"/{entry.model} as .obj, .ply, .glb, .off or .stl; add it to score against it"
             )
-        import trimesh
-
-        mesh = trimesh.load_mesh(path)
-        if len(mesh.faces) == 0:
-            raise DataError(f"the mesh of stimulus {name!r}, {path}, has no face; replace it")
-        return mesh
+        return read_mesh(path)
 
     def load_image(name: str) -> Any:
         return read_view(root, name, by_id[name].model)
@@ -249,13 +246,10 @@ def read_view(root: Path, name: str, file: str) -> Any:
     ------
     MissingDataError : there is none.
     """
-    import PIL.Image
-
     path = root / "stimulus_views" / f"{file}.png"
     if not path.is_file():
         raise MissingDataError(f"stimulus {name!r} has no picture: {path} is missing")
-    with PIL.Image.open(path) as image:
-        return image.convert("RGB")
+    return open_picture(path)
 
 
 def mesh_path(root: Path, entry: Entry) -> Path | None:

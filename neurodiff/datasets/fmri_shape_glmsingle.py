@@ -28,6 +28,7 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_hdf5 import open_hdf5
 from neurodiff.core.safe_io import require_finite
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.findings import Finding
@@ -314,12 +315,4 @@ def _with_split(path: Path, name: tuple[str, str], splits: dict[tuple[str, str],
 
 
 def _opened(path: Path) -> Any:
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(
-            f"{path} is not a complete HDF5 file ({first}); download it again"
-        ) from None
+    return open_hdf5(path)

@@ -26,6 +26,7 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_images import open_picture
 from neurodiff.core.safe_io import require_finite
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.bdata import BData
@@ -173,14 +174,11 @@ def synset_picture(number: float) -> str:
 
 def _loader(root: Path) -> Callable[[str], Any]:
     def load(name: str) -> Any:
-        import PIL.Image
-
         for folder in ("training", "test"):
             for suffix in _SUFFIXES:
                 path = root / "images" / folder / f"{name}{suffix}"
                 if path.is_file():
-                    with PIL.Image.open(path) as image:
-                        return image.convert("RGB")
+                    return open_picture(path)
         raise MissingDataError(
             f"{root / 'images' / 'training' / f'{name}.JPEG'} is missing, and so in images/test; "
             "the pictures are given out on request by the laboratory"

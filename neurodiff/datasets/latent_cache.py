@@ -16,8 +16,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 
 from neurodiff.core.atomic import atomic_write, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_archives import check_zip, read_npz
 from neurodiff.core.safe_io import read_json, require_finite
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.core.volume import checked_affine
@@ -164,14 +163,14 @@ class LatentCache:
         if not path.is_file():
             raise MissingDataError(f"{self.folder} has no latent of {scan}; encode the scan first")
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                latent = Latent(
-                    mean=stored["mean"],
-                    log_variance=stored["log_variance"],
-                    affine=stored["affine"],
-                    source=stored["source"].tobytes().decode("ascii"),
-                )
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            stored = read_npz(path, ["mean", "log_variance", "affine", "source"])
+            latent = Latent(
+                mean=stored["mean"],
+                log_variance=stored["log_variance"],
+                affine=stored["affine"],
+                source=stored["source"].tobytes().decode("ascii"),
+            )
+        except (ValueError, OSError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"{path} is damaged ({first}); encode {scan} again") from None
         _check(latent, self.shape, str(path))
@@ -261,13 +260,8 @@ def read_published_latent(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; check the path")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            names = list(stored.files)
-            values = stored["data"] if "data" in names else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a whole archive of arrays ({first})") from None
+    names = [member.filename.removesuffix(".npy") for member in check_zip(path)]
+    values = read_npz(path, ["data"])["data"] if "data" in names else None
     if values is None or values.ndim != 4 or values.dtype.kind != "f":
         found = f"arrays {', '.join(names)}" if values is None else f"shape {values.shape}"
         raise DataError(f"{path} has {found}; expected 'data' of (channels, i, j, k)")

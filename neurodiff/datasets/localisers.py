@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_images import load_image
 from neurodiff.core.spaces import MaskSpace, SubSpace, open_image
 from neurodiff.datasets.cifti import open_cifti, surface_vertices
 from neurodiff.datasets.surface import (
@@ -134,12 +135,7 @@ def _of_mesh(path: Path, threshold: float, surfaces: Mapping[str, str | Path] | 
 
 
 def _of_gifti(path: Path, threshold: float) -> Masks:
-    import nibabel
-
-    try:
-        image: Any = nibabel.load(path)
-    except Exception as error:  # nibabel and its XML parser raise what they find
-        raise DataError(f"{path} is not a readable GIfTI file ({error})") from None
+    image: Any = load_image(path)
     arrays = getattr(image, "darrays", [])
     if not arrays or any(array.data.shape != (N_MESH,) for array in arrays):
         shape = arrays[0].data.shape if arrays else "no data"
@@ -241,11 +237,9 @@ def _vertex_places(surfaces: Mapping[str, str | Path] | None) -> Float[np.ndarra
         return load_midthickness()
     if set(surfaces) != {"L", "R"}:
         raise UsageError(f"surfaces has {', '.join(surfaces)}; give both 'L' and 'R'")
-    import nibabel
-
     parts = []
     for side in ("L", "R"):
-        surface: Any = nibabel.load(surfaces[side])
+        surface: Any = load_image(surfaces[side])
         points = surface.agg_data("pointset")
         if np.shape(points) != (N_MESH, 3):
             raise DataError(f"{surfaces[side]} has {np.shape(points)} points; expected fsLR-32k")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_images import check_image
 
 OFFSET = 284
 TYPES: dict[int, np.dtype] = {
@@ -56,6 +57,7 @@ def read_mgh(path: Path) -> np.ndarray:
     MissingDataError, DataError : as `mgh_header`, and a truncated file.
     """
     shape, dtype = mgh_header(path)
+    check_image(path)
     size = math.prod(shape) * dtype.itemsize
     try:
         with opened(path) as file:

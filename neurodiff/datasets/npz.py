@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_archives import check_zip, npy_stream_header, read_npz
 
 
 def map_npz_member(path: Path, name: str, item: tuple[int, ...]) -> np.ndarray:
@@ -23,19 +24,20 @@ def map_npz_member(path: Path, name: str, item: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; check the path")
     try:
-        with zipfile.ZipFile(path) as archive:
-            there = archive.namelist()
-            member = archive.getinfo(f"{name}.npy") if f"{name}.npy" in there else None
+        # mapped arrays take no memory: only a packed one is held against the budget, by read_npz
+        members = {member.filename: member for member in check_zip(path, limit=2**50)}
+        there = list(members)
+        member = members.get(f"{name}.npy")
         if member is None:
             raise DataError(f"{path} has no array {name!r} but {', '.join(there) or 'nothing'}")
         if member.compress_type == zipfile.ZIP_STORED:
             array = _stored_member(path, member)
         else:
-            with np.load(path, allow_pickle=False) as loaded:
-                array = loaded[name]
+            array = read_npz(path, [name])[name]
     except DataError:
         raise
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, ValueError, TypeError, SyntaxError, OverflowError, OSError,
+            EOFError, struct.error) as error:  # fmt: skip
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a whole archive of arrays ({first})") from None
     if array.shape[1:] != item or array.ndim != 1 + len(item) or array.dtype.kind != "f":
@@ -50,9 +52,7 @@ def _stored_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     with open(path, "rb") as file:
         file.seek(member.header_offset)
         file.seek(sum(struct.unpack("<26x2H", file.read(30))), os.SEEK_CUR)
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("an array header of another version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = npy_stream_header(file)
         offset = file.tell()
     if dtype.kind not in "biufc":
         raise ValueError(f"an array of type {dtype}")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_limits import require_budget, require_ratio
 from neurodiff.core.volume import Volume, checked_affine
 
 _HEADER_LIMIT = 2**20  # bytes
@@ -130,6 +131,8 @@ def _values(
     wanted = math.prod(sizes) * dtype.itemsize
     encoding = fields.get("encoding", "").lower()
     if encoding in ("gzip", "gz"):
+        require_ratio(str(path), wanted, len(data), start=2**30)
+        require_budget(str(path), wanted, what="all of its values")
         try:
             engine = zlib.decompressobj(wbits=31)
             data = engine.decompress(data, wanted + 1)  # never more than was declared

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_hdf5 import open_hdf5
+from neurodiff.core.safe_images import load_image
 from neurodiff.datasets.mgh import OFFSET, mgh_header, opened
 from neurodiff.datasets.nsd_files import DIMENSIONS, subject_name
 
@@ -247,15 +249,9 @@ def _header(
 
 
 def _opened_nifti(path: Path) -> Any:
-    import nibabel
-
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; download it")
-    try:
-        return nibabel.load(path)
-    except Exception as error:  # broken headers end in errors of many types
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a readable image ({first}); download it again") from None
+    return load_image(path, whole=False)  # trials are read block by block
 
 
 def _require_plain(path: Path, image: Any, affine: np.ndarray | None) -> None:
@@ -319,17 +315,7 @@ def _flat(mask: np.ndarray) -> np.ndarray:
 
 def opened_hdf5(path: Path) -> Any:
     """The file, open for reading; errors name it."""
-    import h5py
-
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist; download it")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{path} is not a complete HDF5 file ({first}); download it again") from (
-            None
-        )
+    return open_hdf5(path)
 
 
 def _hdf5_betas(path: Path, file: Any, mask: np.ndarray, trials: int) -> Any:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.safe_mat import read_mat_arrays
 
 SESSIONS = {1: 40, 2: 40, 3: 32, 4: 30, 5: 40, 6: 32, 7: 40, 8: 30}
 """Sessions that each subject completed."""
@@ -239,17 +240,9 @@ def read_mat(path: Path, needed: Iterable[str]) -> dict[str, Any]:
     MissingDataError : there is no such file.
     DataError : another kind of file, or a field that is not in it.
     """
-    import scipy.io
-
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; download it from NSD")
-    try:
-        fields = scipy.io.loadmat(path)
-    except Exception as error:  # the reader ends broken bytes in errors of many types
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a readable MATLAB file ({first}); download it again") from (
-            None
-        )
+    fields: dict[str, Any] = read_mat_arrays(path)
     missing = [name for name in needed if name not in fields]
     if missing:
         there = ", ".join(name for name in fields if not name.startswith("__")) or "nothing"

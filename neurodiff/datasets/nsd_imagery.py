@@ -29,6 +29,7 @@ import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_images import open_picture
 from neurodiff.core.safe_io import read_csv
 from neurodiff.core.spaces import MaskSpace
 from neurodiff.core.stimuli import Stimuli
@@ -173,10 +174,7 @@ def trial_table(root: Path, subject: int, task: str, sets: str) -> pd.DataFrame:
 
 def _loader(root: Path) -> Callable[[str], Any]:
     def load(name: str) -> Any:
-        import PIL.Image
-
-        with PIL.Image.open(target_path(root, name.split("-")[-1])) as image:
-            return image.convert("RGB")
+        return open_picture(target_path(root, name.split("-")[-1]))
 
     return load
 

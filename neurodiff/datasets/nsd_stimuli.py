@@ -108,7 +108,7 @@ def mapped_text(path: Path) -> np.ndarray:
         raise MissingDataError(f"{path} does not exist; get the curated captions")
     try:
         texts = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # the header is Python text, which breaks in many ways
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a whole .npy file of text ({first}); get it again") from (
             None

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_archives import npy_stream_header
 
 _NUMBERS = re.compile(r"[<>|=]?[biufc](1|2|4|8|16)|\?")
 
@@ -65,13 +66,8 @@ def read_npy_dictionary(path: str | Path) -> dict[Any, Any]:
         raise MissingDataError(f"{path} does not exist; check the path")
     with open(path, "rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, _, dtype = read(file)
-        except (ValueError, KeyError, EOFError) as error:
+            shape, _, dtype = npy_stream_header(file)
+        except ValueError as error:
             raise DataError(f"{path} is not a .npy file ({error})") from None
         if not dtype.hasobject or shape != ():
             raise DataError(f"{path} holds {dtype} {shape}; expected one dictionary")
@@ -183,7 +179,8 @@ for _place in ("numpy.core", "numpy._core"):
     _KNOWN[f"{_place}.numeric", "_frombuffer"] = _from_buffer
 
 
-class _Reader(pickle.Unpickler):
+# The unpickler written in Python: that in C believes the numbers of a memo and fills gigabytes.
+class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get((module, name))
         if known is None:

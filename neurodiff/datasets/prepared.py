@@ -16,6 +16,7 @@ import pandas as pd
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
 from neurodiff.core.lazy import LazyFiles
 from neurodiff.core.recording import Recording
+from neurodiff.core.safe_archives import read_npz
 from neurodiff.core.safe_io import read_csv, read_json, read_npy
 from neurodiff.core.stimuli import MESH_SUFFIXES, Stimuli
 from neurodiff.datasets.findings import Finding
@@ -165,9 +166,9 @@ def _rois(root: Path, labels: list[str], values: str) -> dict[str, np.ndarray]:
     path = root / labels[0] / ROIS
     if len(labels) == 1 and path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                own = dict(zip(stored["names"].tolist(), stored["masks"], strict=True))
-        except (OSError, ValueError, EOFError, KeyError) as error:
+            stored = read_npz(path, ["names", "masks"], text=True)
+            own = dict(zip(stored["names"].tolist(), stored["masks"], strict=True))
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is broken ({error}); prepare the trials again") from None
         if any(mask.shape != (cortex.n_vertices,) or mask.dtype != bool for mask in own.values()):
             raise DataError(f"{path} holds other arrays than areas; prepare the trials again")

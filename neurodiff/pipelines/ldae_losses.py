@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.safe_hdf5 import read_hdf5_arrays
 from neurodiff.core.safe_io import load_weights
 from neurodiff.core.seeds import item_seed
 from neurodiff.features.perceptual import LPIPS, AlexNetTrunk, VGG16Trunk
@@ -154,20 +155,7 @@ def perceptual_network(folder: str | Path) -> LPIPS:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    arrays: dict[str, np.ndarray] = {}
-
-    def keep(name: str, entry: Any) -> None:
-        if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(keep)
-    except OSError as error:
-        raise DataError(f"{path} is no complete HDF5 file; install it again") from error
-    return arrays
+    return read_hdf5_arrays(path)
 
 
 class Adversary:
