@@ -24,7 +24,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 CHECKED := neurodiff tests benchmarks notebooks
 
-.PHONY: help install venv weights system-deps demo test test-fast test-slow lint format clean
+.PHONY: help install venv weights system-deps demo test test-fast test-slow fuzz lint format clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -84,6 +84,10 @@ test: install
 
 test-fast: install
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m 'not slow' $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 120
+fuzz: install
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz_readers.py --seconds $(FUZZ_SECONDS) --seed $(SEED)
 
 test-slow: install
 	@NEURODIFF_TEST_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_jobs_slurm.py $(PYTEST_ARGS)

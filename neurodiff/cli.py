@@ -18,6 +18,7 @@ from neurodiff.cli_attribution import app as attribution_app
 from neurodiff.cli_batch import app as batch_app
 from neurodiff.cli_ct import ct_app
 from neurodiff.cli_report import figures, report_app
+from neurodiff.cli_safe import weights_convert
 from neurodiff.cli_scans import app as scans_app
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 
@@ -95,8 +96,15 @@ def _options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="End with an error if anything asks the network.")
+    ] = False,
 ) -> None:
     """Neural decoding and scientific imaging: recordings in, reconstructions and scores out."""
+    if offline:
+        from neurodiff.core.preflight import forbid_network
+
+        forbid_network()
 
 
 @app.command()
@@ -558,6 +566,9 @@ def weights_check(
         raise DataError(problem)
 
 
+weights_app.command("convert")(weights_convert)
+
+
 @weights_app.command("expected")
 def weights_expected() -> None:
     """What the released file holds, counted without memory: tensors and parameters by part."""
@@ -572,6 +583,10 @@ def doctor(
         list[Path] | None,
         typer.Option("--fs", metavar="DIR", help="Try a file system for batches; repeatable."),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME", help="What is missing of a data set.")
+    ] = None,
+    root: Root = None,
 ) -> None:
     """Look at the installation: versions, system libraries, memory, places for weights."""
     from neurodiff.core.doctor import diagnose, summary
@@ -581,6 +596,13 @@ def doctor(
         from neurodiff.jobs_filesystem import check_filesystem
 
         findings += check_filesystem(folder)
+    if data is not None:
+        from neurodiff.core.config import find_shared
+        from neurodiff.core.preflight import missing, need_of_card
+        from neurodiff.core.safe_io import read_yaml
+
+        card = read_yaml(find_shared("datasets", data))
+        findings += missing([need_of_card(card, root)])
     for finding in findings:
         typer.echo(str(finding))
     text, code = summary(findings)

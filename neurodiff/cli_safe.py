@@ -27,18 +27,3 @@ def weights_convert(
     from neurodiff.core.weights_convert import convert_weights
 
     typer.echo(str(convert_weights(file, out, trusted=trusted, seconds=seconds, memory_gb=memory)))
-
-
-def doctor_data(card: str, root: Path | None) -> list[str]:
-    """Lines of ``neurodiff doctor --data CARD --root DIR``: what is missing, size, licence, place.
-
-    Raises
-    ------
-    UsageError : there is no such card.
-    """
-    from neurodiff.core.config import find_shared
-    from neurodiff.core.preflight import missing, need_of_card
-    from neurodiff.core.safe_io import read_yaml
-
-    path = find_shared("datasets", card)
-    return [str(finding) for finding in missing([need_of_card(read_yaml(path), root)])]

@@ -155,17 +155,17 @@ def test_a_pipe_is_no_file(tmp_path):
 
 def test_commands(tmp_path):
     import torch
-    import typer
 
-    from neurodiff.cli_safe import doctor_data, weights_convert
+    from neurodiff.cli import app
 
-    app = typer.Typer()
-    app.command()(weights_convert)
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pt")
-    result = CliRunner().invoke(app, [str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")])
+    words = ["weights", "convert", str(tmp_path / "a.pt"), str(tmp_path / "a.safetensors")]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "1 tensors, 3 parameters" in result.output
-    (line,) = doctor_data("nsd", tmp_path / "absent")
-    assert "39 GB" in line
-    assert "licence: NSD Data Access Agreement" in line
-    assert str(tmp_path / "absent") in line
+    absent = str(tmp_path / "absent")
+    result = CliRunner().invoke(app, ["doctor", "--data", "nsd", "--root", absent])
+    assert result.exit_code == 3
+    assert "39 GB" in result.output
+    assert "licence: NSD Data Access Agreement" in result.output
+    assert absent in result.output
