@@ -2,8 +2,8 @@
 
     python benchmarks/attribution_speed.py [--model DIR] [--regions 30] [--trials 300] [--threads 2]
 
-The pipeline is that of `mind3d_demo` (or `--model`, a folder of `save_pretrained`), its test trials
-those of the demo's simulated subject. Leave-one-out and region-alone ask both stages (the anchor is
+The pipeline is that of `mind3d_demo`, hardly trained, because speed does not ask what was learned (or
+`--model`, a folder of `save_pretrained`); its trials are those of the demo's simulated subject. Leave-one-out and region-alone ask both stages (the anchor is
 linear, the bridge is not), Shapley values the anchor. "asked anew" is the baseline of the linear
 stage: the same conditions by predicting from changed responses, without parts that are added up.
 With `--meshes N`, leave-one-out through the whole pipeline for N trials too.
@@ -22,11 +22,14 @@ from neurodiff.analysis.attribution_conditions import Conditions
 from neurodiff.datasets.simulated.study import StudySettings, make_study
 from neurodiff.pipelines.mind3d import MinD3D
 
+PARTS = ("tokenizer", "decoder", "bridge")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
     parser.add_argument("--recipe", default="mind3d_demo")
+    parser.add_argument("--steps", type=int, default=4, help="of training; speed is that of any")
     parser.add_argument("--regions", type=int, default=30)
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--meshes", type=int, default=0)
@@ -40,7 +43,8 @@ def main() -> None:
         pipe = MinD3D.from_pretrained(asked.model)
     else:
         bank = study.bank.select(study.ids("train"))
-        pipe = MinD3D.from_recipe(asked.recipe).fit(train, study.stimuli, bank=bank)
+        short = [f"{part}.training.steps={asked.steps}" for part in PARTS]
+        pipe = MinD3D.from_recipe(asked.recipe, short).fit(train, study.stimuli, bank=bank)
     shown = len(study.ids("test"))
     test = study.record("test", repeats=-(-asked.trials // shown))
     test = test.select(np.arange(min(asked.trials, test.n_trials)))
