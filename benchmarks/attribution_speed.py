@@ -2,10 +2,11 @@
 
     python benchmarks/attribution_speed.py [--model DIR] [--regions 30] [--trials 300] [--threads 2]
 
-The pipeline is that of `mind3d_demo`, hardly trained, because speed does not ask what was learned (or
-`--model`, a folder of `save_pretrained`); its trials are those of the demo's simulated subject. Leave-one-out and region-alone ask both stages (the anchor is
-linear, the bridge is not), Shapley values the anchor. "asked anew" is the baseline of the linear
-stage: the same conditions by predicting from changed responses, without parts that are added up.
+The pipeline is that of `mind3d_demo`, hardly trained, because speed does not ask what was learned
+(or `--model`, a folder of `save_pretrained`); its trials are those of the demo's simulated subject.
+Leave-one-out and region-alone ask both stages (the anchor is linear, the bridge is not), Shapley
+values the anchor. "asked anew" is the baseline of the linear stage: the same conditions by
+predicting from changed responses, without parts that are added up.
 With `--meshes N`, leave-one-out through the whole pipeline for N trials too.
 """
 
