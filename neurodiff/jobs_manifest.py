@@ -162,7 +162,7 @@ def write_manifest(
     digest = hashlib.sha256(text.encode()).hexdigest()
     slug = "".join(sign if sign.isalnum() else "_" for sign in task)
     folder = run.folder / "batch" / f"{slug}-{digest[:10]}"
-    if not (folder / MANIFEST).is_file():
+    if not _holds(folder / MANIFEST, text.encode()):  # missing, or a broken one of the same plan
         with atomic_write(folder / MANIFEST) as file:
             file.write(text.encode())
     return Manifest(
@@ -243,6 +243,13 @@ def find_batch(run: Run, name: str | None = None) -> Path:
             f"{run.folder} has no batch {name!r} but {', '.join(names)}.{suggest(name, names)}"
         )
     raise UsageError(f"{run.folder} has several batches; give --batch: {', '.join(names)}")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _row(line: str) -> Row:

@@ -28,6 +28,7 @@ from neurodiff.core.atomic import DISK_FULL, remove_leftovers_of_the_dead
 from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
+from neurodiff.core.run_items import touch_open_folders
 from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
 from neurodiff.jobs_manifest import Manifest, Row, read_manifest
 from neurodiff.jobs_pack import packed_keys
@@ -123,7 +124,7 @@ def work(
     lease = acquire(manifest.folder / "leases", name, patience=patience)
     if lease is None:
         return Outcome(why="held")
-    with lease.start(beat), stop.on_signals():
+    with lease.start(beat, also=touch_open_folders), stop.on_signals():
         run.remove_dead_writers()
         return _shard(run, manifest, (k, n), lease, stop, place, progress)
 
