@@ -190,7 +190,7 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
     start, _, step = checked_shard(*shard)
     try:
         with open(path, encoding="utf-8") as file:
-            header = json.loads(next(file))
+            header = json.loads(next(file, ""))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise DataError(f"{path} is not a manifest of format {FORMAT}; plan it again")
             rows, count = [], 0
@@ -209,9 +209,9 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
         )
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read as a manifest ({type(error).__name__}); plan it again"
+            f"{path} is broken or no manifest ({type(error).__name__}); plan it again"
         ) from None
 
 
