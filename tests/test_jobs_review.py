@@ -235,7 +235,7 @@ def test_one_stimulus_that_fails_may_be_a_word(run):
 
 @pytest.mark.parametrize("together", [0, "x", True, 1.5])
 def test_together_is_checked_when_planned(run, together):
-    with pytest.raises(UsageError, match="together is .* whole number"):
+    with pytest.raises(UsageError, match=r"together is .* whole number"):
         jobs.plan(run, "reconstruct", settings={"together": together})
     assert not (run.folder / "batch").exists()
 
@@ -250,7 +250,7 @@ def test_words_are_words():
     defaults = Reconstruct.DEFAULTS
     assert known_settings("reconstruct", {"subject": 1}, defaults)["subject"] == "1"
     for wrong in (["a"], {"a": 1}, True):
-        with pytest.raises(UsageError, match="root is .* one word or path"):
+        with pytest.raises(UsageError, match=r"root is .* one word or path"):
             known_settings("reconstruct", {"root": wrong}, defaults)
 
 
@@ -285,7 +285,7 @@ def test_a_refusal_of_slurm_is_wrong_usage(tmp_path, monkeypatch):
 
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(submitit.SlurmExecutor, "_submit_command", refuse)
-    with pytest.raises(UsageError, match="Slurm refused the job: .* invalid partition"):
+    with pytest.raises(UsageError, match=r"Slurm refused the job: .* invalid partition"):
         submit_calls([print], tmp_path / "logs", "name", Site())
 
 
