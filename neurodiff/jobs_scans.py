@@ -71,6 +71,8 @@ class Encode:
     ) -> Mapping[str, Any]:
         from neurodiff.analysis.ldae_encoding import encoded_row
 
+        if item.stimulus not in state.scans.ids:
+            raise DataError(f"scan {item.stimulus} is not there any more; plan the batch again")
         number = state.scans.ids.index(item.stimulus)
         source = _source(state.scans, number)
         if _settings(state.pipe.identity, source) != item.settings:
