@@ -3,6 +3,9 @@
 import contextlib
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +17,7 @@ from neurodiff.core.errors import DataError, UsageError, file_error
 from neurodiff.core.run import Run
 from neurodiff.core.run_items import touch_open_folders
 from neurodiff.core.safe_io import write_json
+from neurodiff.jobs_backends import script_text
 from neurodiff.jobs_decoding import Reconstruct, known_settings
 from neurodiff.jobs_ledger import note_submission
 from neurodiff.jobs_manifest import MANIFEST, read_manifest
@@ -294,3 +298,57 @@ def test_a_damaged_failed_file_of_another_hand_is_no_traceback(run):
     item = manifest.item(run, manifest.rows[0])
     write_json(item.path("failed.json"), ["no", "dictionary"])
     assert jobs.status(run).failed == 1
+
+
+# --------------------------------------------------------------------------------- in a container
+
+
+def in_a_container(run, tmp_path, apptainer, state="RUNNING", **more):
+    """The printed script, on stand-ins for apptainer and scontrol; its end and what was asked."""
+    tools, asked = tmp_path / "tools", tmp_path / "asked"
+    tools.mkdir()
+    asked.write_text("")
+    for name, text in (
+        ("apptainer", apptainer),
+        ("scontrol", f'echo "$*" >> {asked}; echo "JobId=7 JobName=x JobState={state}"'),
+    ):
+        (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    text = script_text(planned(run), 1, Site(container="/images/n.sif"))
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_JOB_ID": "7",
+        **more,
+    }
+    process = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL)
+    return process, asked
+
+
+def test_a_container_runs_its_own_python(run, tmp_path, repository):
+    """That of the machine which prints the script is not in the image."""
+    apptainer = f'while [ "$1" != python ]; do shift; done; shift; exec {sys.executable} "$@"'
+    process, asked = in_a_container(run, tmp_path, apptainer, PYTHONPATH=str(repository))
+    assert process.wait() == 0
+    assert jobs.status(run).done == 6
+    assert asked.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "again"),
+    [("RUNNING", "0", True), ("CANCELLED", "0", False), ("RUNNING", "50", False)],
+)
+def test_a_stopped_container_is_started_again_from_outside(run, tmp_path, state, restarts, again):
+    """The image has no scontrol; a signal to the script reaches the worker."""
+    ready = tmp_path / "ready"
+    apptainer = f"trap 'kill $!; sleep 0.1; exit 143' TERM; sleep 20 & touch {ready}; wait; exit 1"
+    process, asked = in_a_container(
+        run, tmp_path, apptainer, state=state, SLURM_RESTART_COUNT=restarts
+    )
+    deadline = time.monotonic() + 20
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait() == 143
+    assert ("requeue 7" in asked.read_text()) == again
