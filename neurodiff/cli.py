@@ -20,7 +20,7 @@ from neurodiff.cli_ct import ct_app
 from neurodiff.cli_report import figures, report_app
 from neurodiff.cli_safe import weights_convert
 from neurodiff.cli_scans import app as scans_app
-from neurodiff.core.errors import DataError, NeurodiffError, UsageError
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError, file_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,11 @@ class Verbs(TyperGroup):
         except NeurodiffError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if (told := file_error(error)) is None:
+                raise
+            typer.echo(f"error: {told}", err=True)
+            raise typer.Exit(told.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; run the same command again to continue", err=True)
             raise typer.Exit(INTERRUPTED) from error

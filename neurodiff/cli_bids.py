@@ -62,7 +62,7 @@ def run(
     """
     from neurodiff.analysis.bids_app import BidsAsked, group_level, participant_level
     from neurodiff.analysis.ldae_scans import Walk
-    from neurodiff.core.errors import NeurodiffError, UsageError
+    from neurodiff.core.errors import NeurodiffError, UsageError, file_error
     from neurodiff.core.progress import Progress
 
     progress = Progress.to_stdout()
@@ -82,6 +82,11 @@ def run(
     except NeurodiffError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        if (told := file_error(error)) is None:
+            raise
+        typer.echo(f"error: {told}", err=True)
+        raise typer.Exit(told.exit_code) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted; run the same command again to continue", err=True)
         raise typer.Exit(130) from error

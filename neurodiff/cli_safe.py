@@ -24,6 +24,10 @@ def weights_convert(
     ] = None,
 ) -> None:
     """Make safetensors of a checkpoint that cannot be read without running its code."""
+    from neurodiff.core.safe_io import sha256_of
+    from neurodiff.core.safe_limits import existing_file
     from neurodiff.core.weights_convert import convert_weights
 
+    if trusted:  # before anything of the file runs
+        typer.echo(f"SHA-256 {sha256_of(existing_file(file))}", err=True)
     typer.echo(str(convert_weights(file, out, trusted=trusted, seconds=seconds, memory_gb=memory)))

@@ -13,7 +13,7 @@ from neurodiff.core.progress import SILENT
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Item, Run, fingerprint
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.jobs_decoding import MODEL, decoded_recording, kind_of, known_settings
+from neurodiff.jobs_decoding import MODEL, decoded_recording, kind_of, known_settings, whole_number
 from neurodiff.jobs_scores import gather_tables
 from neurodiff.jobs_tasks import Place, Planned, Selection
 
@@ -56,6 +56,7 @@ class Attribute:
         from neurodiff.analysis import attribution
 
         full = known_settings(self.name, settings, self.DEFAULTS)
+        whole_number(full, "draws")
         methods = _names(full["methods"]) or list(attribution.DEFAULT)
         full["rois"] = _names(full["rois"])
         for method in methods:
@@ -140,9 +141,11 @@ def _model(kind: str, folder: Path) -> tuple[Any, str]:
 
 def _names(given: Any) -> list[str] | None:
     """A list, from one or from words with commas between them, as the command line gives."""
-    if given is None or not len(given):
+    if given is None or given in ("", [], ()):
         return None
     words = given.split(",") if isinstance(given, str) else given
+    if not isinstance(words, list | tuple):
+        raise UsageError(f"{given!r} is no list of names; give names with commas between them")
     return [str(word).strip() for word in words]
 
 

@@ -21,7 +21,7 @@ from neurodiff.jobs_lease import PATIENCE, newest_lease
 from neurodiff.jobs_ledger import tidy
 from neurodiff.jobs_manifest import Manifest, read_manifest
 from neurodiff.jobs_site import Site, staging
-from neurodiff.jobs_worker import HELD, STOPPED, Stop, count_failure, work
+from neurodiff.jobs_worker import HELD, REQUEUES, STOPPED, Stop, count_failure, work
 
 RESTARTS = 100  # of dead workers in one submission; an item that kills is in quarantine after 8
 
@@ -115,16 +115,23 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
     """
     head = sbatch_lines(site)
     inner = [
-        sys.executable,
+        "python" if site.container else sys.executable,
         "-m",
         "neurodiff.jobs_worker",
         str(manifest.run_folder.resolve()),
         manifest.name,
     ]
     command = " ".join(shlex.quote(part) for part in inner)
-    if site.container:
-        command = f"apptainer exec --nv {shlex.quote(site.container)} {command}"
     local = f" --local-disk {shlex.quote(site.local_disk)}" if site.local_disk else ""
+    command = f'{command} "$k" {shards}{local}'
+    start = [
+        "# exec: the scheduler's signals reach the worker, which then asks to be started again",
+        f"exec {command}",
+    ]
+    if site.container:
+        place = shlex.quote(str(manifest.run_folder.resolve()))
+        exec_in = f"apptainer exec --nv --bind {place} {shlex.quote(site.container)}"
+        start = [f"{exec_in} {command} &", *_AROUND_A_CONTAINER]
     logs = manifest.folder.resolve() / "logs"
     return "\n".join(
         [
@@ -138,11 +145,30 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
             'if [ -z "$k" ]; then k=$(( ${LSB_JOBINDEX:-${SGE_TASK_ID:?no index}} - 1 )); fi',
             f"mkdir -p {shlex.quote(str(logs))}",
             *site.setup,
-            "# exec: the scheduler's signals reach the worker, which then asks to be started again",
-            f'exec {command} "$k" {shards}{local}',
+            *start,
             "",
         ]
     )
+
+
+# The image has no scontrol, so that the script asks for its job; see `jobs_worker.requeue`.
+_AROUND_A_CONTAINER = f"""\
+worker=$! stop= code=0
+trap 'stop=1; kill -TERM "$worker" 2>/dev/null' TERM INT USR2
+wait "$worker" || code=$?
+while [ -n "$stop" ]; do
+  stop= again=0
+  wait "$worker" 2>/dev/null || again=$?
+  [ "$again" = 127 ] || code=$again
+done
+if [ "$code" = {STOPPED} ] && [ -n "${{SLURM_JOB_ID:-}}" ] \\
+    && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {REQUEUES} ] \\
+    && scontrol -o show job "$SLURM_JOB_ID" \\
+    | grep -q "^JobId=$SLURM_JOB_ID .*JobState=RUNNING"; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"\
+""".splitlines()
 
 
 def sbatch_lines(site: Site) -> list[str]:

@@ -20,6 +20,7 @@ from neurodiff.jobs_tasks import Place, Planned, Selection
 
 MODEL = "model"
 STATISTICS = "statistics"
+_WORDS = {"cohort", "data", "device", "metric", "protocol", "root", "subject", "weights"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +54,7 @@ class Reconstruct:
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)
+        whole_number(full, "together")
         state = _opened(run, full, Path)
         items = []
         for trial in range(state.recording.n_trials):
@@ -114,10 +116,19 @@ def known_settings(
             f"{suggest(unknown[0], defaults)}"
         )
     full = {**defaults, **settings}
-    for name in ("root", "weights", "cohort"):
-        if isinstance(full.get(name), Path):
-            full[name] = str(full[name])
+    for name in _WORDS & set(full):
+        value = full[name]
+        if isinstance(value, bool | list | tuple | dict):
+            raise UsageError(f"{name} is {value!r}; give one word or path")
+        full[name] = None if value is None else str(value)  # a subject may be a number
     return full
+
+
+def whole_number(settings: Mapping[str, Any], name: str) -> None:
+    """UsageError where a setting is no whole number from 1: told when planned, not by a worker."""
+    value = settings[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}; give a whole number from 1")
 
 
 def decoded_recording(run: Run, settings: Mapping[str, Any]) -> tuple[Recording, Source]:

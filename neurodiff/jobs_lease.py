@@ -142,13 +142,15 @@ class Lease:
         finally:
             os.close(descriptor)
 
-    def start(self, every: float = BEAT) -> Lease:
-        """Beat in a thread from now on."""
+    def start(self, every: float = BEAT, also: Callable[[], Any] | None = None) -> Lease:
+        """Beat in a thread from now on; ``also`` is called with each beat, as long as we work,
+        even for a lease that was lost: its item in progress is still finished."""
 
         def run() -> None:
             while not self._ended.wait(every):
-                if not self.beat():
-                    return
+                self.beat()
+                if also is not None:
+                    also()
 
         self._thread = threading.Thread(target=run, name=f"lease {self.name}", daemon=True)
         self._thread.start()

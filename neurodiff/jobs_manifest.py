@@ -162,7 +162,7 @@ def write_manifest(
     digest = hashlib.sha256(text.encode()).hexdigest()
     slug = "".join(sign if sign.isalnum() else "_" for sign in task)
     folder = run.folder / "batch" / f"{slug}-{digest[:10]}"
-    if not (folder / MANIFEST).is_file():
+    if not _holds(folder / MANIFEST, text.encode()):  # missing, or a broken one of the same plan
         with atomic_write(folder / MANIFEST) as file:
             file.write(text.encode())
     return Manifest(
@@ -190,7 +190,7 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
     start, _, step = checked_shard(*shard)
     try:
         with open(path, encoding="utf-8") as file:
-            header = json.loads(next(file))
+            header = json.loads(next(file, ""))
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise DataError(f"{path} is not a manifest of format {FORMAT}; plan it again")
             rows, count = [], 0
@@ -209,9 +209,9 @@ def read_manifest(folder: str | os.PathLike[str], *, shard: tuple[int, int] = (0
         )
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read as a manifest ({type(error).__name__}); plan it again"
+            f"{path} is broken or no manifest ({type(error).__name__}); plan it again"
         ) from None
 
 
@@ -243,6 +243,13 @@ def find_batch(run: Run, name: str | None = None) -> Path:
             f"{run.folder} has no batch {name!r} but {', '.join(names)}.{suggest(name, names)}"
         )
     raise UsageError(f"{run.folder} has several batches; give --batch: {', '.join(names)}")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _row(line: str) -> Row:

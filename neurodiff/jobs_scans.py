@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from neurodiff.analysis import kinds
 from neurodiff.core.atomic import write_json, write_npy
 from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
@@ -41,6 +42,8 @@ class Encode:
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         full = known_settings(self.name, settings, self.DEFAULTS)
+        if kinds.pipeline_of_run(run.folder) != kinds.SCANS:
+            raise UsageError("a run of recordings has no scans to encode; its task is reconstruct")
         state = self.prepare(run, full, Path)
         items = []
         for number, scan in enumerate(state.scans.ids):
@@ -68,6 +71,8 @@ class Encode:
     ) -> Mapping[str, Any]:
         from neurodiff.analysis.ldae_encoding import encoded_row
 
+        if item.stimulus not in state.scans.ids:
+            raise DataError(f"scan {item.stimulus} is not there any more; plan the batch again")
         number = state.scans.ids.index(item.stimulus)
         source = _source(state.scans, number)
         if _settings(state.pipe.identity, source) != item.settings:

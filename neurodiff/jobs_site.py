@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -50,15 +51,21 @@ class Site:
     def __post_init__(self) -> None:
         if self.minutes < 15:
             raise UsageError(f"minutes is {self.minutes}; give at least 15")
+        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
+            raise UsageError(f"memory_gb is {self.memory_gb}; give a number above 0")
         if self.cpus < 1 or self.at_once < 1:
             raise UsageError("cpus and at_once must be at least 1")
         for name, value in self.more.items():
             if "\n" in f"{name}{value}" or not name.replace("-", "").isalnum():
                 raise UsageError(f"more has {name!r}: {value!r}; give options of sbatch by name")
-        for name in ("account", "qos", "partition", "gres", "constraint", "local_disk"):
+        for name in ("account", "qos", "partition", "gres", "constraint"):
             value = getattr(self, name)
-            if value is not None and ("\n" in value or not value.strip()):
+            if value is not None and value.split() != [value]:
                 raise UsageError(f"{name} is {value!r}; give one word, or leave it out")
+        for name in ("local_disk", "container"):
+            value = getattr(self, name)
+            if value is not None and (not value.isprintable() or not value.strip()):
+                raise UsageError(f"{name} is {value!r}; give a path, or leave it out")
 
 
 def read_site(path: str | os.PathLike[str] | None) -> Site:

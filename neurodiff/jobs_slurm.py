@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurodiff.core.errors import MissingDataError, NeurodiffError, UsageError
+from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.jobs_lease import PATIENCE
 from neurodiff.jobs_ledger import submissions_of
 from neurodiff.jobs_manifest import Manifest
@@ -56,7 +56,7 @@ def submit_array(
     Raises
     ------
     MissingDataError : there is no ``sbatch`` here.
-    NeurodiffError : Slurm refused the job, with its reason.
+    UsageError : Slurm refused the job, with its reason.
     """
     calls = [
         ShardCall(
@@ -90,7 +90,7 @@ def submit_calls(calls: Sequence[Any], logs: Path, name: str, site: Site) -> lis
         return [job.job_id for job in jobs]
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         text = str(error).strip().splitlines()
-        raise NeurodiffError(
+        raise UsageError(
             f"Slurm refused the job: {text[-1] if text else error}; check the site profile"
         ) from None
 

@@ -104,6 +104,13 @@ class Rehearsal:
                 f"{', '.join(self.DEFAULTS)}.{suggest(min(unknown), self.DEFAULTS)}"
             )
         full = {**self.DEFAULTS, **settings}
+        for name in ("items", "files", "values", "seconds"):
+            least, value = (1, full[name]) if name == "files" else (0, full[name])
+            known = int | float if name == "seconds" else int
+            if isinstance(value, bool) or not isinstance(value, known) or not value >= least:
+                raise UsageError(f"{name} is {value!r}; give a number from {least}")
+        for name in ("fail", "die"):
+            full[name] = [full[name]] if isinstance(full[name], str) else list(full[name] or ())
         of_content = fingerprint({name: full[name] for name in ("files", "values")})
         names = [("rehearsal", f"item-{k:05d}") for k in range(int(full["items"]))]
         items = [

@@ -26,6 +26,9 @@ from neurodiff.jobs_worker import STOPPED, Stop, requeue
 _PATIENCE = 20.0  # seconds that a training process has to end by itself
 
 
+_OF_THE_JOB = ("--on", "--site", "--processes", "--logs")  # what follows the recipe goes to fit
+
+
 def training_command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     """The command of ``neurodiff fit`` with these arguments, on several processes of this node.
 
@@ -40,6 +43,9 @@ def training_command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     """
     if not arguments or arguments[0].startswith("-"):
         raise UsageError("name a recipe, as after `neurodiff fit`")
+    for word in arguments:
+        if (option := word.partition("=")[0]) in _OF_THE_JOB:
+            raise UsageError(f"{option} is of the job; write it before the recipe's name")
     return [*launcher(processes), "-m", "neurodiff.cli", "fit", *arguments]
 
 
@@ -136,7 +142,7 @@ def submit_training(
     UsageError : no recipe, or no such back end.
     NeurodiffError : the training failed (its own error is above), or Slurm refused the job.
     """
-    from neurodiff.core.errors import NeurodiffError
+    from neurodiff.core.errors import DataError, NeurodiffError
 
     profile, command = site or Site(), training_command(arguments, processes)
     if on == "script":
@@ -156,7 +162,8 @@ def submit_training(
     if code == STOPPED:
         return "stopped; the same command goes on from the newest checkpoint"
     if code:
-        raise NeurodiffError(f"the training ended with code {code}; its error is above")
+        kind = {2: UsageError, 3: DataError}.get(code, NeurodiffError)
+        raise kind(f"the training ended with code {code}; its error is above")
     return "trained"
 
 

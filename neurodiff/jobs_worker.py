@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from neurodiff.core.atomic import DISK_FULL, remove_leftovers_of_the_dead
-from neurodiff.core.errors import NeurodiffError, UsageError
+from neurodiff.core.errors import NeurodiffError, UsageError, file_error
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
+from neurodiff.core.run_items import touch_open_folders
 from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
 from neurodiff.jobs_manifest import Manifest, Row, read_manifest
 from neurodiff.jobs_pack import packed_keys
@@ -123,7 +124,7 @@ def work(
     lease = acquire(manifest.folder / "leases", name, patience=patience)
     if lease is None:
         return Outcome(why="held")
-    with lease.start(beat), stop.on_signals():
+    with lease.start(beat, also=touch_open_folders), stop.on_signals():
         run.remove_dead_writers()
         return _shard(run, manifest, (k, n), lease, stop, place, progress)
 
@@ -324,6 +325,9 @@ def run_shard(
         # not the code of an item that failed
         return error.exit_code if error.exit_code != 1 else BROKEN
     except Exception as error:
+        if isinstance(error, OSError) and (told := file_error(error)) is not None:
+            print(f"error: {told}", file=sys.stderr)
+            return told.exit_code
         traceback.print_exc()
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return BROKEN

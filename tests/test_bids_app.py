@@ -148,6 +148,13 @@ def test_wrong_use_is_one_sentence(study, tmp_path, model):
         assert (found.exit_code, told in found.output) == (code, True), found.output
 
 
+def test_a_file_in_the_place_of_the_output_is_one_sentence(study, tmp_path, model):
+    (tmp_path / "file").write_text("")
+    found = call(study, tmp_path / "file", "participant", "--model", model)
+    assert found.exit_code == 3, found.output
+    assert "file: File exists; check the place" in found.output
+
+
 def test_names_follow_the_standard():
     assert derivative_name({"desc": "x", "space": "fsLR", "sub": "01", "den": "91k"}, "bold",
                            ".nii") == "sub-01_space-fsLR_den-91k_desc-x_bold.nii"  # fmt: skip

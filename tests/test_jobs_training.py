@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from neurodiff.core.errors import UsageError
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.training import HASH, TrainingSettings, train
 from neurodiff.jobs_site import Site
 from neurodiff.jobs_training import launcher, run_training, submit_training, training_command
@@ -156,7 +156,7 @@ def test_the_command_and_the_script():
     assert two[two.index("--num_processes") + 1] == "4"
     assert two[two.index("--max_restarts") + 1] == "0"
     assert two[-4:] == ["-m", "neurodiff.cli", "fit", "ldae_demo"]
-    for arguments, n in (([], 1), (["--out"], 1), (["x"], 0)):
+    for arguments, n in (([], 1), (["--out"], 1), (["x"], 0), (["x", "--on=slurm"], 1)):
         with pytest.raises(UsageError):
             training_command(arguments, n)
     text = submit_training(["a recipe.yaml"], on="script", site=Site(gres="gpu:4"), processes=4)
@@ -166,3 +166,13 @@ def test_the_command_and_the_script():
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     with pytest.raises(UsageError, match="on is"):
         submit_training(["x"], on="moon")
+    with pytest.raises(UsageError, match="--on is of the job; write it before the recipe"):
+        submit_training(["x", "--on", "script"])
+
+
+@pytest.mark.parametrize(("code", "kind"), [(1, NeurodiffError), (2, UsageError), (3, DataError)])
+def test_a_training_that_fails_keeps_its_kind_of_error(monkeypatch, code, kind):
+    monkeypatch.setattr("neurodiff.jobs_training.run_training", lambda *_, **__: code)
+    with pytest.raises(NeurodiffError) as error:
+        submit_training(["x"])
+    assert type(error.value) is kind

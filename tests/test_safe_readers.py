@@ -1,5 +1,6 @@
 """The shared checks: what they let pass, what they refuse, and that they are what refuses it."""
 
+import argparse
 import io
 import tarfile
 import zipfile
@@ -163,6 +164,10 @@ def test_commands(tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "1 tensors, 3 parameters" in result.output
+    torch.save({"w": torch.ones(3), "args": argparse.Namespace(a=1)}, tmp_path / "a.pt")
+    result = CliRunner().invoke(app, [*words, "--i-trust-this-file"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"SHA-256 {safe_io.sha256_of(tmp_path / 'a.pt')}\n"  # said first
     absent = str(tmp_path / "absent")
     result = CliRunner().invoke(app, ["doctor", "--data", "nsd", "--root", absent])
     assert result.exit_code == 3

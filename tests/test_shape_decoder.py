@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from neurodiff.models.decoder_cost import decoding_flops, generate_uncached
-from neurodiff.models.shape_decoder import ShapeDecoder, ShapeDecoderSize, draw_codes
+from neurodiff.models.shape_decoder import (
+    ShapeDecoder,
+    ShapeDecoderSize,
+    _draw_uniforms,
+    draw_codes,
+)
 
 _SPEC = importlib.util.spec_from_file_location(
     "golden_recipe", Path(__file__).parent / "golden" / "recipe.py"
@@ -136,6 +141,41 @@ def test_codes_of_an_item_do_not_depend_on_its_batch(small):
         assert alone[0].tolist() == together[i].tolist()
     turned = decoder.generate(condition.flip(0), generators=generators([3, 2, 1, 0]), top_k=None)
     assert turned.flip(0).tolist() == together.tolist()
+
+
+def test_every_item_and_position_has_one_uniform_of_its_own():
+    """Whatever the batch, and however many positions are drawn."""
+
+    def drawn(items, length):
+        generators = [torch.Generator().manual_seed(100 + i) for i in items]
+        return _draw_uniforms(generators, len(items), length)
+
+    whole = drawn(range(24), 12)
+    assert len(whole.unique()) == 24 * 12
+    assert torch.equal(drawn([5], 12)[0], whole[5])
+    assert torch.equal(drawn(range(24)[3::7], 12), whole[3::7])
+    assert torch.equal(drawn(range(23, -1, -1), 12).flip(0), whole)
+    assert torch.equal(drawn(range(24), 5), whole[:, :5])
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_token_ids_are_identical_in_any_batch_in_single_precision(small, top_k):
+    """Rounding of the products depends on the batch; a code would change only where a uniform lies
+    within it of a step of the cumulative distribution, as none of 98,304 draws was."""
+    decoder, n = small[0].float(), 56
+    condition = torch.randn(n, 5, generator=torch.Generator().manual_seed(1))
+
+    def codes(items):
+        uniforms = [torch.Generator().manual_seed(100 + i) for i in items]
+        return decoder.generate(condition[list(items)], generators=uniforms, top_k=top_k)
+
+    whole = codes(range(n))
+    assert len(whole.unique()) > 5
+    for size in (1, 8):
+        parts = [codes(range(k, k + size)) for k in range(0, n, size)]
+        assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(codes(range(n)[3::7]), whole[3::7])
+    assert torch.equal(codes(range(n - 1, -1, -1)).flip(0), whole)
 
 
 def test_draw_is_the_inverse_of_the_cumulative_distribution():

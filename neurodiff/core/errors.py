@@ -13,6 +13,8 @@ Examples
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -36,6 +38,33 @@ class DataError(NeurodiffError, ValueError):
 
 class MissingDataError(DataError, FileNotFoundError):
     """Data or weights that are not there; exit code 3."""
+
+
+_OF_THE_USER = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+    }
+)  # fmt: skip
+
+
+def file_error(error: OSError) -> DataError | None:
+    """The sentence for a file that rights, space or its place do not allow; else None.
+
+    For the outermost caller: what knows more about a file says more about it before.
+
+    Examples
+    --------
+    >>> file_error(PermissionError(13, "Permission denied", "runs/a"))
+    DataError('runs/a: Permission denied; check the place, its rights and its free space')
+    >>> file_error(OSError("a fault of ours")) is None
+    True
+    """
+    if error.errno not in _OF_THE_USER or error.filename is None:
+        return None
+    named = os.fsdecode(error.filename) if not isinstance(error.filename, int) else "a file"
+    why = error.strerror or type(error).__name__
+    return DataError(f"{named}: {why}; check the place, its rights and its free space")
 
 
 def suggest(name: object, known: Iterable[object]) -> str:

@@ -482,7 +482,8 @@ def _clock_of(folder: Path) -> float:
         probe.touch()
         return probe.stat().st_mtime
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _dictionary(path: Path) -> dict[str, Any]:

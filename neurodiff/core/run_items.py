@@ -34,6 +34,10 @@ from neurodiff.core.seeds import item_seed
 if TYPE_CHECKING:
     from neurodiff.core.run import Run
 
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV)
+_TRIES = 20  # of putting an item into its place, beside others who do the same
+_OPEN: set[Path] = set()  # folders that this process is writing items into
+
 ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 
 
@@ -105,7 +109,10 @@ class Item:
     def path(self, name: str) -> Path:
         """Path of a file of this item; its folder is made. Write it atomically."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
         return path
 
     @contextlib.contextmanager
@@ -113,42 +120,79 @@ class Item:
         """Context that yields an empty folder; its files become the item, ``done.json`` last.
 
         On an error the folder is removed and the item stays as it was. ``extra`` is read at the
-        end, so that what the block finds out may be put into it.
+        end, so that what the block finds out may be put into it. Where somebody else finishes the
+        item meanwhile, theirs stays.
         """
-        started = time.monotonic()
+        started, before = time.monotonic(), self._mark()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder.with_name(
-            f"{TEMPORARY_PREFIX}{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
-        )
+        temporary = self._beside()
         temporary.mkdir()
+        _OPEN.add(temporary)
         try:
             yield temporary
             names = whole_files(temporary)
             record = self._record(time.monotonic() - started, self.seed, extra, names)
             text = json.dumps(plain(with_files(temporary, names, record)), allow_nan=False)
             (temporary / DONE).write_text(text, encoding="utf-8")
-            self._move_in(temporary, names)
+            self._move_in(temporary, names, before)
         except OSError as error:
             if isinstance(error, DataError) or error.errno not in DISK_FULL:
                 raise
             raise write_error(self.folder, error) from error
         finally:
+            _OPEN.discard(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _move_in(self, temporary: Path, names: list[str]) -> None:
-        """A whole folder takes the item's place: at once where it has none, else file by file."""
+    def _beside(self) -> Path:
+        """A name beside the item's folder that tells whose it is; see `Run.remove_dead_writers`."""
+        mark = f"{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+        return self.folder.with_name(f"{TEMPORARY_PREFIX}{mark}")
+
+    def _move_in(self, temporary: Path, names: list[str], before: tuple[int, int]) -> None:
+        """A whole folder takes the item's place; one that is in the way is moved away whole.
+
+        Two writers of one item, whose results may differ in their last digits, would otherwise
+        leave files of both under the record of one.
+        """
         for name in (*names, DONE):
             _sync(temporary / name)
-        try:
-            os.rename(temporary, self.folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
-                raise
-            for name in (*names, DONE):
-                os.replace(temporary / name, self.path(name))
-            (self.folder / "failed.json").unlink(missing_ok=True)
+        for attempt in range(_TRIES):
+            try:
+                os.rename(temporary, self.folder)
+                break
+            except OSError as error:
+                if error.errno not in _IN_THE_WAY or attempt == _TRIES - 1:
+                    raise
+            if self._mark() != before and self.is_done("size"):
+                break  # another worker was faster
+            old = self._beside()
+            try:
+                os.rename(self.folder, old)
+            except FileNotFoundError:
+                continue  # another worker moved it first
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self._move_files(temporary, names)
+                break
+            shutil.rmtree(old, ignore_errors=True)
         with contextlib.suppress(OSError):  # some network file systems do not sync folders
             _sync(self.folder.parent)
+
+    def _mark(self) -> tuple[int, int]:
+        """Tells one ``done.json`` from another; zeros where there is none."""
+        try:
+            found = os.stat(self.folder / DONE)
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_mtime_ns
+
+    def _move_files(self, temporary: Path, names: list[str]) -> None:
+        """Where folders cannot be renamed, as in the layers of a container: file by file."""
+        (self.folder / DONE).unlink(missing_ok=True)  # first: what is half new is not done
+        for name in (*names, DONE):
+            os.replace(temporary / name, self.path(name))
+        (self.folder / "failed.json").unlink(missing_ok=True)
 
     def finish(
         self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
@@ -186,6 +230,17 @@ class Item:
             raise UsageError(f"item {self.key[:10]} of {self.task} has no file to finish with")
         own = {**self.row(), "seed": int(seed), "seconds": round(float(seconds), 3)}
         return {**(extra or {}), **own}
+
+
+def touch_open_folders() -> None:
+    """Date the folders that items of this process are being written into as of now.
+
+    Another machine takes a folder that is long unchanged for that of a dead writer, and an item may
+    compute for hours before its first file. Called with every heartbeat of a worker.
+    """
+    for folder in tuple(_OPEN):
+        with contextlib.suppress(OSError):
+            os.utime(folder)
 
 
 def failure_in(folder: Path) -> dict[str, Any] | None:
