@@ -60,7 +60,7 @@ class Attribute:
         methods = _names(full["methods"]) or list(attribution.DEFAULT)
         full["rois"] = _names(full["rois"])
         for method in methods:
-            if method.partition(":")[0] not in attribution.METHODS:
+            if not {method, method.partition(":")[0]} & set(attribution.METHODS):
                 known = list(attribution.METHODS)
                 raise UsageError(
                     f"there is no method {method!r}; expected {', '.join(known)}."

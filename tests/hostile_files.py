@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import struct
@@ -22,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 SECONDS = 10
-os.environ.setdefault("NEURODIFF_FILE_MEMORY_GB", "0.25")
 
 
 # ------------------------------------------------------------------------------------- readers
@@ -612,7 +612,9 @@ def main(folder):
         found, text = limited(reader, Path(path))
         took = round(time.perf_counter() - start, 3)
         print(json.dumps(["hostile", reader, path, found, text, took]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # not ru_maxrss, which a process inherits from the one that started it
+    status = Path("/proc/self/status").read_text()
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
     print(json.dumps(["peak GiB", "", "", peak, "", time.perf_counter() - begin]))
 
 

@@ -80,10 +80,11 @@ def check_image(path: str | os.PathLike[str], *, whole: bool = True) -> None:
 
 
 def _check_nifti(path: Path, whole: bool) -> None:
-    head = first_bytes(path, 540)
+    header = _header_of(path)
+    head = first_bytes(header, 540)
     if len(head) < 348:
         raise DataError(
-            f"{path} is damaged or not a readable image ({len(head)} bytes, its "
+            f"{header} is damaged or no image, not a readable NIfTI file ({len(head)} bytes, a "
             "header alone has 348); copy it again"
         )
     for order in ("<", ">"):
@@ -108,11 +109,24 @@ def _check_nifti(path: Path, whole: bool) -> None:
     if not math.isfinite(offset) or offset < 0 or bits < 0:
         raise DataError(f"{path} has data at byte {offset}, which cannot be; copy it again")
     wanted = math.prod(dims[1 : count + 1]) * bits // 8
-    data = path if single else _partner(path)
+    data = path if single or header != path else _partner(path)
     if data is None:
         return
     start = int(offset) if single else 0
     _require_bytes(data, start + wanted, whole)
+
+
+def _header_of(path: Path) -> Path:
+    """The file with the header: of a pair, the other half of the data."""
+    name = path.name
+    for ending in (".img", ".img.gz"):
+        if name.lower().endswith(ending):
+            stem = name[: len(name) - len(ending)]
+            for other in (f"{stem}.hdr", f"{stem}.hdr.gz", f"{stem}.HDR"):
+                if path.with_name(other).is_file():
+                    return path.with_name(other)
+            raise MissingDataError(f"{path} lacks the other half of its pair, {stem}.hdr")
+    return path
 
 
 def _partner(path: Path) -> Path | None:
@@ -131,9 +145,7 @@ def _require_bytes(path: Path, wanted: int, whole: bool) -> None:
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
-        require_ratio(str(path), wanted, size, start=2**30)
-        if whole:
-            require_gzip(path)
+        require_ratio(str(path), wanted, size, start=2**30)  # no more than that is unpacked
     elif size < wanted:
         raise DataError(
             f"{path} is cut off, or its header is wrong: {size} bytes where {wanted} are declared; "
