@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import neurodiff.jobs as jobs
+from neurodiff.core.atomic import remove_leftovers_of_the_dead
 from neurodiff.core.errors import DataError, UsageError, file_error
 from neurodiff.core.run import Run
 from neurodiff.core.run_items import touch_open_folders
@@ -352,3 +353,17 @@ def test_a_stopped_container_is_started_again_from_outside(run, tmp_path, state,
     process.send_signal(signal.SIGUSR2)
     assert process.wait() == 143
     assert ("requeue 7" in asked.read_text()) == again
+
+
+@pytest.mark.parametrize("skew", [-7200, 7200])
+def test_a_clock_that_is_wrong_removes_no_living_file(tmp_path, monkeypatch, skew):
+    """A shared folder dates by its own clock; the process of another machine has no number here."""
+    gone = 2**22 + 5  # above the largest number of a process
+    young, old = (tmp_path / f".tmp-{gone}-{mark}-x.npy" for mark in ("abcd", "ef01"))
+    young.touch()
+    old.touch()
+    os.utime(old, (time.time() - 3600,) * 2)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew)
+    assert remove_leftovers_of_the_dead(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [young.name]
