@@ -124,6 +124,21 @@ def test_many_at_once_never_mix(run):
     assert item.is_done("hash")
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+def test_an_item_that_goes_while_it_is_looked_at_is_not_done(run, monkeypatch, number):
+    """`collect --pack` beside workers; on NFS what another machine removed is a stale handle."""
+    item = run.item("t", "1", "cup", 0, "x")
+    write(item, "x")
+
+    def gone(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("neurodiff.core.sealed.read_json", gone)
+    monkeypatch.setattr("neurodiff.core.run_items.read_json", gone)
+    assert not item.done
+    assert item.failure == {}
+
+
 # ---------------------------------------------------------------------------------- slow items
 
 
