@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import neurodiff.jobs as jobs
+from neurodiff.core.atomic import remove_leftovers_of_the_dead
 from neurodiff.core.errors import DataError, UsageError, file_error
 from neurodiff.core.run import Run
 from neurodiff.core.run_items import touch_open_folders
@@ -121,6 +122,21 @@ def test_many_at_once_never_mix(run):
     write(item, "last")
     assert len(set(contents(item).values())) == 1
     assert item.is_done("hash")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+def test_an_item_that_goes_while_it_is_looked_at_is_not_done(run, monkeypatch, number):
+    """`collect --pack` beside workers; on NFS what another machine removed is a stale handle."""
+    item = run.item("t", "1", "cup", 0, "x")
+    write(item, "x")
+
+    def gone(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("neurodiff.core.sealed.read_json", gone)
+    monkeypatch.setattr("neurodiff.core.run_items.read_json", gone)
+    assert not item.done
+    assert item.failure == {}
 
 
 # ---------------------------------------------------------------------------------- slow items
@@ -352,3 +368,17 @@ def test_a_stopped_container_is_started_again_from_outside(run, tmp_path, state,
     process.send_signal(signal.SIGUSR2)
     assert process.wait() == 143
     assert ("requeue 7" in asked.read_text()) == again
+
+
+@pytest.mark.parametrize("skew", [-7200, 7200])
+def test_a_clock_that_is_wrong_removes_no_living_file(tmp_path, monkeypatch, skew):
+    """A shared folder dates by its own clock; the process of another machine has no number here."""
+    gone = 2**22 + 5  # above the largest number of a process
+    young, old = (tmp_path / f".tmp-{gone}-{mark}-x.npy" for mark in ("abcd", "ef01"))
+    young.touch()
+    old.touch()
+    os.utime(old, (time.time() - 3600,) * 2)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew)
+    assert remove_leftovers_of_the_dead(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [young.name]

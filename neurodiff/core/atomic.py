@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -239,13 +238,14 @@ def remove_leftovers_of_the_dead(folder: Path, older_than_s: float = 60.0) -> in
     What a process that runs here still writes stays, and what changed in the last
     ``older_than_s``, which a process of another machine may be writing.
     """
-    count, now = 0, time.time()
+    count, now = 0, None
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         found = _OURS.match(path.name)
         if found is None or _runs(int(found["pid"])):
             continue
         with contextlib.suppress(FileNotFoundError):
             changed = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
+            now = clock_of(folder) if now is None else now
             if now - changed < older_than_s:
                 continue
         if found["kind"] == "old-" and not path.with_name(path.name[found.end() :]).exists():
@@ -256,6 +256,17 @@ def remove_leftovers_of_the_dead(folder: Path, older_than_s: float = 60.0) -> in
         else:
             path.unlink(missing_ok=True)
     return count
+
+
+def clock_of(folder: Path) -> float:
+    """The time by which a file system dates its files, which need not be this machine's."""
+    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

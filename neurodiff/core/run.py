@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from neurodiff.core import provenance, tracking
 from neurodiff.core.atomic import (
     TEMPORARY_PREFIX,
     atomic_write,
+    clock_of,
     plain,
     write_csv,
     write_json,
@@ -290,7 +290,7 @@ class Run:
         items, removed = self.folder / "items", 0
         if not items.is_dir():
             return 0
-        now = _clock_of(self.folder)
+        now = clock_of(self.folder)
         for path in items.glob(f"??/{TEMPORARY_PREFIX}*"):
             parts = path.name.removeprefix(TEMPORARY_PREFIX).split("-")
             ours = parts[0] == machine() and len(parts) == 3 and parts[1].isdecimal()
@@ -473,17 +473,6 @@ def _has_content(path: str) -> bool:
 
 def _age(path: Path, now: float) -> float:
     return now - path.stat().st_mtime
-
-
-def _clock_of(folder: Path) -> float:
-    """The time by which a file system dates its files, which need not be this machine's."""
-    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-clock"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
 
 
 def _dictionary(path: Path) -> dict[str, Any]:

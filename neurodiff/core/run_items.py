@@ -247,7 +247,7 @@ def failure_in(folder: Path) -> dict[str, Any] | None:
     """Content of an item's ``failed.json``, or None where it is missing or broken."""
     try:
         value = read_json(folder / "failed.json")
-    except DataError:
+    except (DataError, OSError):  # also one that goes while it is read: the item was made
         return None
     return value if isinstance(value, dict) else None
 

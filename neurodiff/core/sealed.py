@@ -71,7 +71,7 @@ def sealed_record(folder: Path) -> dict[str, Any] | None:
     """Content of ``done.json``, or None where it is missing or not one of ours."""
     try:
         record = read_json(folder / DONE)
-    except DataError:
+    except (DataError, OSError):  # also one that goes while it is read: packed, or made anew
         return None
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         return None
