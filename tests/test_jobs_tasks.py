@@ -5,8 +5,6 @@ What is decoded here is poor on purpose: these are tests of the chain, not of th
 
 import importlib.util
 import shutil
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -174,48 +172,22 @@ def test_nothing_to_evaluate_is_told(run):
         jobs.plan(run, "evaluate")
 
 
-class StandIn(types.ModuleType):
-    """What `analysis.attribution` is asked for, with an answer that names the question."""
+def test_attribution_is_an_item_a_subject_and_method(run):
+    from neurodiff.analysis.attribution import Attribution
 
-    METHODS = {"leave_one_out": "a:b", "shapley": "a:c"}  # noqa: RUF012
-    DEFAULT = ("leave_one_out:mean",)
-
-    @staticmethod
-    def attribute_rois(pipe, recording, stimuli, rois=None, metric="auto", methods=(), **options):
-        class Found:
-            table = pd.DataFrame(
-                {
-                    "method": methods,
-                    "subject": recording.trials["subject"].iloc[:1],
-                    "roi": "V1",
-                    "value": float(options["seed"] + options["train"].n_trials),
-                }
-            )
-
-            @staticmethod
-            def save(folder):
-                folder.mkdir()
-                (folder / "attribution.json").write_text("{}")
-
-        return Found
-
-
-def test_attribution_is_an_item_a_subject_and_method(run, monkeypatch):
-    module = StandIn("neurodiff.analysis.attribution")
-    monkeypatch.setitem(sys.modules, "neurodiff.analysis.attribution", module)
-    import neurodiff.analysis
-
-    monkeypatch.setattr(neurodiff.analysis, "attribution", module, raising=False)
     with pytest.raises(UsageError, match=r"no method 'shapely'.*Did you mean 'shapley'"):
         jobs.plan(run, "attribute", settings={"methods": ["shapely"]})
-    methods = ["leave_one_out:mean", "shapley"]
-    manifest = jobs.plan(run, "attribute", settings={"methods": methods})
+    methods = ["leave_one_out:permuted", "encoding"]
+    settings = {"methods": ",".join(methods), "rois": ["V1", "LO1"], "draws": 20}
+    manifest = jobs.plan(run, "attribute", settings=settings)
     assert [row.stimulus for row in manifest.rows] == methods
     assert jobs.submit(run, 2, "inline").done == 2
     jobs.collect(run)
     table = pd.read_csv(manifest.folder / "attribution.csv")
-    assert sorted(table["method"]) == methods
-    assert set(table["value"]) == {48.0}
+    assert set(table["method"]) == set(methods)
+    assert set(table["roi"]) == {"V1", "LO1"}
+    item = manifest.item(Run.open(run) if not isinstance(run, Run) else run, manifest.rows[0])
+    assert Attribution.open(item.folder / "attribution").results[0].method == methods[0]
 
 
 # ------------------------------------------------------------------------------------- images
