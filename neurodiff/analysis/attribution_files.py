@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import atomic_path, atomic_write, write_csv, write_json, write_npy
+from neurodiff.core.atomic import atomic_path, write_csv, write_json, write_npy
+from neurodiff.core.derivatives import write_dataset_description
 from neurodiff.core.errors import DataError
-from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import MaskerSpace, MaskSpace, SubSpace
 from neurodiff.core.safe_io import read_csv, read_json, read_npy
 from neurodiff.core.sealed import is_sealed
@@ -37,7 +37,6 @@ from neurodiff.datasets.surface import (
     load_visual_cortex,
 )
 
-BIDS_VERSION = "1.10.0"
 DENSITIES = {163842: "164k", 40962: "41k", 10242: "10k", 2562: "3k", 32492: "32k"}
 WORDS = ("subject", "stage", "roi", "stimulus", "method", "metric", "unit")
 STRUCTURE = {"L": "CortexLeft", "R": "CortexRight"}
@@ -240,24 +239,13 @@ def write_description(
     folder: Path, *, simulated: bool, sources: Sequence[Mapping[str, str]] = ()
 ) -> Path:
     """``dataset_description.json`` and ``.bidsignore`` of a folder of derivatives."""
-    content: dict[str, Any] = {
-        "Name": "ROI attribution" + (" (simulated subjects)" if simulated else ""),
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "neurodiff",
-                "Version": package_version() or "unknown",
-                "Description": "Which regions carry the information that a decoder uses",
-            }
-        ],
-    }
-    if sources:
-        content["SourceDatasets"] = [dict(source) for source in sources]
-    write_json(folder / "dataset_description.json", content)
-    with atomic_write(folder / ".bidsignore") as file:
-        file.write(b"*_statmap.*\nattribution.*\nattribution_files/\nresults/\n")
-    return folder / "dataset_description.json"
+    return write_dataset_description(
+        folder,
+        "ROI attribution" + (" (simulated subjects)" if simulated else ""),
+        what="Which regions carry the information that a decoder uses",
+        sources=sources,
+        ignored=("*_statmap.*", "attribution.*", "attribution_files/", "results/"),
+    )
 
 
 # ------------------------------------------------------------------------- results of methods
