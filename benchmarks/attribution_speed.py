@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--meshes", type=int, default=0)
     parser.add_argument("--matched", type=int, default=20)
+    parser.add_argument("--anchor-only", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -59,13 +60,16 @@ def main() -> None:
     print(f"{'':34}{'wall s':>8}{'CPU s':>8}")
     told("truth of the stimuli", began, time.process_time())
     total = time.monotonic()
+    anchor, bridge = ("anchor",), ("bridge",)
     for method, options in (
-        ("leave_one_out", {"matched": asked.matched, "stages": ("anchor",)}),
-        ("leave_one_out", {"matched": 0, "stages": ("bridge",)}),
-        ("roi_only", {"matched": asked.matched, "stages": ("anchor",)}),
-        ("roi_only", {"matched": 0, "stages": ("bridge",)}),
-        ("shapley", {}),
+        ("leave_one_out", {"matched": asked.matched, "stages": anchor}),
+        ("roi_only", {"matched": asked.matched, "stages": anchor}),
+        ("shapley", {"stages": anchor}),
+        ("leave_one_out", {"matched": 0, "stages": bridge}),
+        ("roi_only", {"matched": 0, "stages": bridge}),
     ):
+        if options["stages"] == bridge and asked.anchor_only:
+            continue
         began, cpu = time.monotonic(), time.process_time()
         run_method(problem, method, **options)
         told(f"{method}, {'/'.join(options.get('stages', ('anchor',)))}", began, cpu)

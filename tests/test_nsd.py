@@ -441,7 +441,7 @@ def test_other_types_and_lengths(tmp_path):
         NSD.open(tmp_path, sessions=1)
     (layout.betas_folder(tmp_path) / "betas_session01.hdf5").unlink()
     layout.write_nifti(tmp_path, 1).write_bytes(b"no image at all")
-    with pytest.raises(DataError, match="not a readable image"):
+    with pytest.raises(DataError, match="not a readable"):
         NSD.open(tmp_path, sessions=1)
 
 
@@ -494,7 +494,7 @@ def test_broken_surfaces(tmp_path):
     with pytest.raises(DataError, match="has 100 bytes; an MGH file has a header of 284"):
         NSD.open(tmp_path, space="fsaverage", sessions=1)
     path.write_bytes(b"no image" * 50)
-    with pytest.raises(DataError, match="not a readable image"):
+    with pytest.raises(DataError, match="not a readable"):
         NSD.open(tmp_path, space="fsaverage", sessions=1)
     layout.save_surface(path, values[:5])
     with pytest.raises(DataError, match=r"\(5, 1, 1, 750\); the mask has \(7,\)"):
