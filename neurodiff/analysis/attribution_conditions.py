@@ -41,6 +41,7 @@ class Conditions:
         self._known_rows: dict[str, np.ndarray] = {}
         self._people: list[tuple[str, np.ndarray, list[np.ndarray], np.ndarray]] | None = None
         self._asked: dict[bytes, dict[str, np.ndarray]] = {}
+        self._base: dict[str, np.ndarray] = {}
         self.whole = problem.decoder.decode(self.data, self.trials)
 
     def full(self, stage: str) -> np.ndarray:
@@ -91,11 +92,14 @@ class Conditions:
 
     def base(self, stage: str) -> np.ndarray:
         """What a stage says when every feature is at its training mean; (n, d)."""
-        line = self.linear[stage]
-        if line is not None:
-            everything = np.ones(self.data.shape[-1], bool)
-            return self.full(stage) - self.part(stage, everything)
-        return self._ask(np.repeat(self.mean[None], len(self.data), axis=0), stage)
+        if stage not in self._base:  # the same for every region and random set
+            if self.linear[stage] is not None:
+                everything = np.ones(self.data.shape[-1], bool)
+                self._base[stage] = self.full(stage) - self.part(stage, everything)
+            else:
+                silent = np.repeat(self.mean[None], len(self.data), axis=0)
+                self._base[stage] = self._ask(silent, stage)
+        return self._base[stage]
 
     def _ask(self, data: np.ndarray, stage: str) -> np.ndarray:
         key = _digest(data)
