@@ -52,6 +52,13 @@ def test_a_scan_belongs_to_its_person_and_month(brains, cohort):
     assert 0.0 == late.data.min() < late.data.max() <= 1.0
 
 
+def test_a_kept_scan_is_made_once(brains, cohort):
+    kept = brains.cohort(keep=True)
+    assert kept["sim-0007_M012"] is kept["sim-0007_M012"]
+    assert cohort["sim-0007_M012"] is not cohort["sim-0007_M012"]
+    np.testing.assert_array_equal(kept["sim-0007_M012"].data, cohort["sim-0007_M012"].data)
+
+
 def test_the_map_never_folds():
     grid = Grid.around_brain((40, 48, 40))
     rng = np.random.default_rng(0)

@@ -91,7 +91,7 @@ def fit_and_evaluate(
 
     clock = Clock()
     brains = SimulatedBrains(brain_settings(size, recipe.size.grid), seed=seed)
-    parts = brains.cohort().split(SHARES[size], seed=seed)
+    parts = brains.cohort(keep=True).split(SHARES[size], seed=seed)
     told = ", ".join(f"{len(part.subjects)} {name}" for name, part in parts.items())
     progress.say(f"simulated brains: {told} (people)")
     pipe = LDAE(recipe).fit(

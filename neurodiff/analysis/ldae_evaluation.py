@@ -9,7 +9,6 @@ Each part is a table that keeps single scans; `page_ldae` arranges them.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from neurodiff.analysis.ldae_pictures import (
     filled_in_grid,
     reconstructed_grid,
 )
+from neurodiff.analysis.ldae_probes import ldae_probes
 from neurodiff.analysis.report import PictureGrid
 from neurodiff.analysis.volume_tables import VolumeScoring, VolumeTable
 from neurodiff.core.cohort import Cohort
@@ -33,8 +33,6 @@ from neurodiff.core.seeds import item_seed, numpy_generator
 if TYPE_CHECKING:
     from neurodiff.analysis.probes import ProbeReport
     from neurodiff.pipelines.ldae import LDAE
-
-OURS, TRAINING_PCA = "semantic codes", "PCA of the training scans"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,25 +124,28 @@ def evaluate_ldae(
     scoring = VolumeScoring(regional=regional, lpips=_lpips(plan.perceptual, found.notes))
     ask = _Asked(found, progress)
 
-    ask("probes", lambda: _probes(rows, volumes, affine, codes, known, plan, seed, progress))
+    ask("probes", lambda: ldae_probes(rows, volumes, affine, codes, known, plan, seed, progress))
     some, at = chosen_people(rows, plan.people, seed)
     walked = volumes[at]
     mean = None if known is None else known.mean(axis=0)
-    ask("reconstruction", lambda: _reconstruction(pipe, some, walked, mean, plan, seed, scoring))
-    firsts = some.first_scans()
-    first = np.array([some.ids.index(scan) for scan in firsts.ids])[: plan.edited]
-    few = firsts.select(np.arange(len(first)))
-    ask("clamp", lambda: _clamp(pipe, few, walked[first], plan, seed, scoring))
-    for name in plan.directions:
-        if name in pipe.directions:
-            ask(f"edit {name}", lambda name=name: _edit(pipe, few, walked[first], name, plan,
-                                                        scoring, regional))  # fmt: skip
-        else:
-            found.notes.append(f"no edit towards {name}: the model has no such direction")
-    ask("interpolation", lambda: _fill_in(pipe, some, walked, plan, truth, scoring))
-    if plan.generation:
-        ask("generation", lambda: _generation(pipe, some, walked, plan, seed, regional))
-    ask("pictures", lambda: _pictures(pipe, some, walked, plan, seed, truth))
+    with pipe.keeping_noise():  # every part walks the same scans
+        ask(
+            "reconstruction", lambda: _reconstruction(pipe, some, walked, mean, plan, seed, scoring)
+        )
+        firsts = some.first_scans()
+        first = np.array([some.ids.index(scan) for scan in firsts.ids])[: plan.edited]
+        few = firsts.select(np.arange(len(first)))
+        ask("clamp", lambda: _clamp(pipe, few, walked[first], plan, seed, scoring))
+        for name in plan.directions:
+            if name in pipe.directions:
+                ask(f"edit {name}", lambda name=name: _edit(pipe, few, walked[first], name, plan,
+                                                            scoring, regional))  # fmt: skip
+            else:
+                found.notes.append(f"no edit towards {name}: the model has no such direction")
+        ask("interpolation", lambda: _fill_in(pipe, some, walked, plan, truth, scoring))
+        if plan.generation:
+            ask("generation", lambda: _generation(pipe, some, walked, plan, seed, regional))
+        ask("pictures", lambda: _pictures(pipe, some, walked, plan, seed, truth))
     return found
 
 
@@ -227,71 +228,6 @@ def _lpips(folder: str | None, notes: list[str]) -> tuple[Any, str] | None:
     network = perceptual_network(folder)
     published = isinstance(network.trunk, AlexNetTrunk)
     return network, "AlexNet" if published else "VGG-HED, a stand-in"
-
-
-def _probes(
-    cohort: Cohort,
-    volumes: np.ndarray,
-    affine: np.ndarray,
-    codes: np.ndarray,
-    known: np.ndarray | None,
-    plan: EvaluationPlan,
-    seed: int,
-    progress: Progress,
-) -> ProbeReport:
-    from neurodiff.analysis.probe_baselines import probe_baselines
-    from neurodiff.analysis.probe_cnn import CNNSettings
-    from neurodiff.analysis.probes import evaluate_probes
-
-    features: dict[str, Any] = {OURS: codes}
-    if known is not None:
-        name, values = same_training_pca(known, volumes, codes.shape[1], seed=seed)
-        features[name] = values
-    features |= probe_baselines(
-        cohort,
-        volumes,
-        affine=affine,
-        dimension=codes.shape[1],
-        cnn=CNNSettings() if plan.cnn else None,
-        seed=seed,
-    )
-    return evaluate_probes(
-        features,
-        cohort.scans,
-        tasks=None if plan.tasks is None else chosen_tasks(plan.tasks),
-        folds=plan.folds,
-        bootstrap=plan.bootstrap,
-        seed=seed,
-        progress=progress,
-    )
-
-
-def chosen_tasks(names: Sequence[str]) -> list[Any]:
-    """Tasks of the probes by name, conversion with its own months."""
-    from neurodiff.analysis.probe_tasks import probe_tasks
-
-    found: list[Any] = []
-    for name in names:
-        months = re.fullmatch(r"conversion within (\d+) months", name)
-        within = {"within": float(months[1])} if months else {}
-        found += probe_tasks([name], **within)
-    return found
-
-
-def same_training_pca(
-    known: np.ndarray, volumes: np.ndarray, dimension: int, *, seed: int = 0
-) -> tuple[str, np.ndarray]:
-    """Components of the scans that the model was trained on, at most as many as a code's numbers.
-
-    The codes' true rival: it has seen the same scans and is as wide.
-    """
-    from sklearn.decomposition import PCA
-
-    count = min(dimension, len(known) - 1)
-    pca = PCA(count, svd_solver="randomized", random_state=seed)
-    pca.fit(known.reshape(len(known), -1))
-    values = pca.transform(volumes.reshape(len(volumes), -1))
-    return f"{TRAINING_PCA}, {count} numbers", values.astype(np.float64)
 
 
 def _reconstruction(

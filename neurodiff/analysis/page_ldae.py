@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.figures import format_number
-from neurodiff.analysis.ldae_evaluation import OURS, TRAINING_PCA, LDAEEvaluation
+from neurodiff.analysis.ldae_evaluation import LDAEEvaluation
+from neurodiff.analysis.ldae_probes import OURS, TRAINING_PCA
 from neurodiff.analysis.report import Report, ReportData
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import peak_memory_mb

@@ -40,6 +40,7 @@ VERDICTS = (
     ("worse", "does worse than the copy in"),
     ("not told apart", "is not told from the copy in"),
 )
+_NEAR = "near scan, first noise"
 NEAR = 3.0  # months, by which a gap may differ from the one that it is counted under
 Truth = Callable[[str, float], np.ndarray]
 
@@ -132,7 +133,7 @@ def interpolation_table(
     parts = []
     for number in range(len(triples)):
         row = triples.iloc[number]
-        rows = _scored(seen, row, scoring)
+        rows = _scored(seen, number, row, scoring)
         for how in ("gap", "reach"):
             if np.isfinite(months[how][number]):
                 parts.append(rows.assign(definition=how, months=float(months[how][number])))
@@ -167,24 +168,44 @@ class _Seen:
         self.codes = pipe.codes(self.volumes)
         self.noise = pipe.noise(self.latents, self.codes, steps=steps)
         self.encoded = pipe.images(pipe.decode(self.codes, self.noise, steps=steps))
+        self.walked = self._walked(triples)
+
+    def _walked(self, triples: pd.DataFrame) -> list[dict[str, np.ndarray]]:
+        """Latents (1, c, i, j, k) of each triple by the methods that walk, all in one batch."""
+        codes, noises, names = [], [], []
+        for number in range(len(triples)):
+            row = triples.iloc[number]
+            a, b = (self.at[row[name]] for name in ("first", "last"))
+            near = a if row["t"] <= 0.5 else b
+            code, noise = self.pipe.between(
+                self.codes[[a]], self.codes[[b]], self.noise[[a]], self.noise[[b]], float(row["t"])
+            )
+            asked = {OURS: (code, noise), ONE_NOISE: (code, self.noise[[a]])}
+            if near != a:  # the first scan under its own noise is there already
+                asked[_NEAR] = (self.codes[[near]], self.noise[[a]])
+            names += [(number, name) for name in asked]
+            codes += [pair[0] for pair in asked.values()]
+            noises += [pair[1] for pair in asked.values()]
+        latents = self.pipe.decode(np.concatenate(codes), np.concatenate(noises), steps=self.steps)
+        found: list[dict[str, np.ndarray]] = [{} for _ in range(len(triples))]
+        for place, (number, name) in enumerate(names):
+            found[number][name] = latents[[place]]
+        return found
 
     def predictions(
-        self, first: int, last: int, t: float
+        self, number: int, first: int, last: int, t: float
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Method -> its picture of the middle, and of the nearer scan; each (1, 1, i, j, k)."""
         near = first if t <= 0.5 else last
         a, b, n = ([place] for place in (first, last, near))
         mixed = (1 - t) * self.latents[a] + t * self.latents[b]
-        codes, noise = self.pipe.between(
-            self.codes[a], self.codes[b], self.noise[a], self.noise[b], t
-        )
-        same = self.encoded[n] if near == first else self._decoded(self.codes[n], self.noise[a])
+        walked = {name: self.pipe.images(z) for name, z in self.walked[number].items()}
         return {
             COPY: (self.volumes[n], self.volumes[n]),
             VOXEL: ((1 - t) * self.volumes[a] + t * self.volumes[b], self.volumes[n]),
             LATENT: (self.pipe.images(mixed.astype(np.float32)), self.ceiling[n]),
-            OURS: (self._decoded(codes, noise), self.encoded[n]),
-            ONE_NOISE: (self._decoded(codes, self.noise[a]), same),
+            OURS: (walked[OURS], self.encoded[n]),
+            ONE_NOISE: (walked[ONE_NOISE], walked.get(_NEAR, self.encoded[n])),
         }
 
     def targets(self, middle: int, near: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -209,11 +230,8 @@ class _Seen:
             )
         return found[None]
 
-    def _decoded(self, codes: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self.pipe.images(self.pipe.decode(codes, noise, steps=self.steps))
 
-
-def _scored(seen: _Seen, row: pd.Series, scoring: VolumeScoring) -> pd.DataFrame:
+def _scored(seen: _Seen, number: int, row: pd.Series, scoring: VolumeScoring) -> pd.DataFrame:
     """One row a method and target of one triple."""
     first, middle, last = (seen.at[row[name]] for name in ("first", "middle", "last"))
     t = float(row["t"])
@@ -223,7 +241,7 @@ def _scored(seen: _Seen, row: pd.Series, scoring: VolumeScoring) -> pd.DataFrame
     targets = seen.targets(middle, near)
     of_targets = {name: scoring.regions(pair[0]) for name, pair in targets.items()}
     lines = []
-    for method, (found, own) in seen.predictions(first, last, t).items():
+    for method, (found, own) in seen.predictions(number, first, last, t).items():
         regions = scoring.regions(found)
         for target, (true, start) in targets.items():
             line = {name: row[name] for name in ("subject", "first", "middle", "last", "t")}

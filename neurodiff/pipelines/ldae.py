@@ -14,7 +14,8 @@ Source: Lozupone et al. 2026, Latent Diffusion Autoencoders, Medical Image Analy
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,7 @@ from neurodiff.pipelines.ldae_arrays import (
     checked_volumes,
 )
 from neurodiff.pipelines.ldae_files import LDAENetworks, load_ldae
+from neurodiff.pipelines.ldae_kept import KeptWalks
 from neurodiff.pipelines.ldae_networks import recipe_of, untrained
 from neurodiff.pipelines.ldae_networks import seeded as seeded  # read from here too
 from neurodiff.pipelines.ldae_sampling import (
@@ -266,7 +268,22 @@ class LDAE:
             return sampler.encode(z, y, steps=steps, method=method).noise
 
         z = self._latents("latents", latents)
-        return self._each(one, z, self._codes(codes, len(z)))
+        y = self._codes(codes, len(z))
+        if self._kept is None or not len(z):
+            return self._each(one, z, y)
+        return self._kept(lambda *rows: self._each(one, *rows), z, y, how=(steps, method))
+
+    @contextmanager
+    def keeping_noise(self) -> Iterator[None]:
+        """Within it, the noise of a latent and code that was asked for is not walked to again.
+
+        Holds one array of the latent's size an item. Not for a model whose weights change.
+        """
+        before, self._kept = self._kept, self._kept or KeptWalks()
+        try:
+            yield
+        finally:
+            self._kept = before
 
     def decode(
         self,
@@ -410,6 +427,7 @@ class LDAE:
         self.networks = networks
         self._sampler = LatentSampler(networks.decoder, self.recipe.walks())
         self._identity: str | None = None
+        self._kept: KeptWalks | None = None
 
     def _scale(self) -> float:
         assert self.networks.latent_scale is not None

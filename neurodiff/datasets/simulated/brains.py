@@ -20,6 +20,7 @@ Simulated results are about plumbing and method, never about brains.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -220,8 +221,10 @@ class SimulatedBrains:
             for region in ("ventricles", "hippocampi")
         } | {"true_brain_ml": self.person(name).brain_ml}
 
-    def cohort(self) -> Cohort:
+    def cohort(self, *, keep: bool = False) -> Cohort:
         """The table of all scans; a scan is computed when it is asked for.
+
+        keep : hold each scan once it was asked for (4 bytes a voxel); else it is computed again.
 
         Columns besides a cohort's own: true_severity, true_ventricles_ml, true_hippocampi_ml,
         true_brain_ml.
@@ -245,9 +248,10 @@ class SimulatedBrains:
                     }
                 )
         shape = "x".join(map(str, self.grid.shape))
+        scan = cache(self.scan) if keep else self.scan
         return Cohort(
             pd.DataFrame(rows),
-            opener=lambda row: self.scan(row["subject"], float(row["session"])),
+            opener=lambda row: scan(row["subject"], float(row["session"])),
             notes=("simulated: about plumbing and method, never about brains",),
             name=f"simulated_brains {shape} seed {self.seed}",
             simulated=True,
