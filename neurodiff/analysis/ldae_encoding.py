@@ -16,7 +16,7 @@ from neurodiff.analysis.ldae_scans import (
     affine_text,
     close_run,
     flags_with,
-    open_model,
+    open_coder,
     open_scans,
     prepared,
     require_folder,
@@ -31,6 +31,7 @@ from neurodiff.core.volume import Volume
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 TABLE = "codes.parquet"
 _EVERY = 30.0  # seconds between two writings of a growing table
@@ -52,7 +53,8 @@ def encode_cohort(
     ----------
     cohort : the name of a data set (with ``root``), a folder of scans, a CSV of them, or a cohort.
     out : a file that ends in .parquet or .csv, or a folder, which then holds ``codes.parquet``.
-    model : folder of a model, or of a run.
+    model : folder of a model, of a run, or of published weights (`ldae_opening`); of an autoencoder
+        alone the codes are the means of its latents.
 
     Raises
     ------
@@ -61,10 +63,12 @@ def encode_cohort(
     """
     path = Path(out)
     path = checked_name(path if path.suffix in (".parquet", ".csv") else path / TABLE)
-    scans, pipe = open_scans(cohort, root), open_model(model, walk)
+    scans, pipe = open_scans(cohort, root), open_coder(model, walk)
     for note in scans.notes:
         progress.say(f"note: {note}")
     about = about_codes(pipe, scans)
+    if about["codes"] != "semantic codes":
+        progress.say(f"note: {pipe.name} is an autoencoder alone: codes are {about['codes']}")
     rows, again = _known_rows(path, pipe, scans), 0
     require_folder(path.parent)
     failed: Failures = []
@@ -100,13 +104,13 @@ def encode_cohort(
 
 
 def _known_rows(
-    path: Path, pipe: LDAE, scans: Cohort
+    path: Path, pipe: LDAE | AutoencoderAlone, scans: Cohort
 ) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
     """Rows of an earlier call by scan; a table of another model is refused."""
     if not path.is_file():
         return {}
     table = read_codes(path)
-    table.require_model(pipe.identity, pipe.size.encoder.code, str(path))
+    table.require_model(pipe.identity, pipe.code_width, str(path))
     if not table.model and path.suffix == ".parquet":
         raise DataError(f"{path} does not say which model made it; name a new file")
     records = table.scans.to_dict("records")
@@ -125,21 +129,30 @@ def _known_rows(
     return rows
 
 
-def about_codes(pipe: LDAE, scans: Cohort) -> dict[str, Any]:
+def about_codes(pipe: LDAE | AutoencoderAlone, scans: Cohort) -> dict[str, Any]:
     """What a table of codes says of the model that made it."""
     return {
         "model": pipe.identity,
-        "recipe": pipe.recipe.name,
+        "recipe": pipe.name,
         "protocol": pipe.protocol,
-        "preparation": None if pipe.recipe.preparation is None else asdict(pipe.recipe.preparation),
-        "grid": list(pipe.size.grid),
+        "preparation": None if pipe.preparation is None else asdict(pipe.preparation),
+        "grid": list(pipe.grid),
+        "codes": what_codes_are(pipe),
         "simulated": scans.simulated,
         "neurodiff": package_version(),
     }
 
 
+def what_codes_are(pipe: LDAE | AutoencoderAlone) -> str:
+    """In words, for the table and for whoever waits for it."""
+    shape = getattr(pipe, "latent", None)
+    if shape is None:
+        return "semantic codes"
+    return f"means of an autoencoder's latents {tuple(shape)}, row by row; no semantic codes"
+
+
 def encoded_row(
-    pipe: LDAE, row: pd.Series, volume: Volume, source: str
+    pipe: LDAE | AutoencoderAlone, row: pd.Series, volume: Volume, source: str
 ) -> tuple[dict[str, Any], np.ndarray]:
     """A scan's line of the table, and its code."""
     made = prepared(pipe, volume)

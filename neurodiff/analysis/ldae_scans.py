@@ -27,6 +27,7 @@ from neurodiff.pipelines.brain_preprocessing import WHAT_IS_LOST, Prepared, prep
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 Failures = list[tuple[str, str, str]]
 _IMAGES = (".nii", ".nii.gz", ".img", ".hdr", ".mgh", ".mgz")
@@ -118,16 +119,29 @@ def one_scan(path: Path) -> Cohort:
 
 
 def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
-    """The model of a folder or a run, on the device that was asked for.
+    """The LDAE of a folder, a run or published weights, on the device that was asked for.
 
     Raises
     ------
-    MissingDataError, DataError : no model there, or a broken one.
+    MissingDataError, DataError : no model there, a broken one, or an autoencoder alone.
     UsageError : a device that is not there.
     """
+    from neurodiff.pipelines.ldae import LDAE
+
+    pipe = open_coder(folder, walk)
+    if not isinstance(pipe, LDAE):
+        raise DataError(
+            f"{folder} holds an autoencoder alone, which can encode and decode; the rest asks for "
+            "a semantic encoder and a diffusion: give the folder of a whole LDAE"
+        )
+    return pipe
+
+
+def open_coder(folder: str | Path, walk: Walk | None = None) -> LDAE | AutoencoderAlone:
+    """As `open_model`, and an autoencoder alone too, whose codes are its latents."""
     import torch
 
-    from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_opening import open_published
 
     device = (walk or Walk()).device
     try:
@@ -138,7 +152,7 @@ def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
         raise UsageError(f"--device {device}: expected cpu or cuda")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: torch finds no such device here; use cpu")
-    pipe = LDAE.from_pretrained(folder)
+    pipe = open_published(folder)
     if not pipe.fitted:
         raise DataError(f"{folder} holds a model that was never trained; fit it first")
     return pipe if device == "cpu" else pipe.to(device)
@@ -147,10 +161,10 @@ def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
 # ------------------------------------------------------------------------------------- one scan
 
 
-def prepared(pipe: LDAE, volume: Volume) -> Prepared:
+def prepared(pipe: LDAE | AutoencoderAlone, volume: Volume) -> Prepared:
     """A scan on the model's grid with the way back; errors as `LDAE.prepare`."""
-    if pipe.recipe.preparation is not None:
-        return prepare_scan(volume, pipe.recipe.preparation)
+    if pipe.preparation is not None:
+        return prepare_scan(volume, pipe.preparation)
     return Prepared(
         volume=pipe.prepare(volume), affine=volume.affine, shape=volume.shape, low=0.0, high=1.0
     )
@@ -204,14 +218,15 @@ def decoded(pipe: LDAE, code: np.ndarray, noise: np.ndarray, steps: int | None) 
 # ------------------------------------------------------------------------------------- writing
 
 
-def made_by(pipe: LDAE, verb: str, walk: Walk) -> dict[str, Any]:
+def made_by(pipe: LDAE | AutoencoderAlone, verb: str, walk: Walk) -> dict[str, Any]:
     """What every sidecar says of the model; what has to be the same for a result to be kept."""
+    recipe = getattr(pipe, "recipe", None)  # an autoencoder alone walks nowhere
     return {
         "verb": verb,
         "model": pipe.identity,
-        "recipe": pipe.recipe.name,
+        "recipe": pipe.name,
         "protocol": pipe.protocol,
-        "steps": walk.steps or pipe.recipe.sampling.steps,
+        "steps": None if recipe is None else walk.steps or recipe.sampling.steps,
     }
 
 

@@ -6,6 +6,7 @@ same model, scan and settings is not done again, so that the same command goes o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from neurodiff.analysis.ldae_scans import (
     is_written,
     made_by,
     one_scan,
+    open_coder,
     open_model,
     open_scans,
     require_folder,
@@ -42,11 +44,13 @@ from neurodiff.core.volume import Volume
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 __all__ = ["TABLE", "decode_codes", "edit_scans", "encode_cohort", "interpolate_scans"]
 
 _NOWHERE = "not known: the table does not tell it, and the grid's middle is at the origin"
 _PARTS = (".nii.gz", "_change.nii.gz")
+_MOST_TOLD = 2048  # numbers of a code that are written out
 
 
 def decode_codes(
@@ -68,9 +72,9 @@ def decode_codes(
     """
     walk, out = walk or Walk(), Path(out)
     codes = table if isinstance(table, CodeTable) else read_codes(table)
-    pipe = open_model(model, walk)
+    pipe = open_coder(model, walk)
     where = "the table of codes" if isinstance(table, CodeTable) else str(table)
-    codes.require_model(pipe.identity, pipe.size.encoder.code, where)
+    codes.require_model(pipe.identity, pipe.code_width, where)
     require_folder(out)
     done = 0
     for number in progress.over(range(len(codes)), "decode"):
@@ -79,14 +83,13 @@ def decode_codes(
         record = {
             **made_by(pipe, "decode", walk),
             "seed": walk.seed,
-            "code": [float(value) for value in code[0]],
+            "code": _as_told(code[0]),
         }
         stem = out / file_name(row["scan"])
         if is_written(stem, record, (".nii.gz",)):
             done += 1
             continue
-        noise = pipe.draw([(row["subject"], row["scan"])], seed=walk.seed)
-        values = decoded(pipe, code, noise, walk.steps)
+        values, lost = _image_of(pipe, row, code, walk)
         place = _centred(pipe) if affine is None else affine
         Volume(values, place, "0 to 1", row["scan"]).save(stem.with_name(stem.name + ".nii.gz"))
         about = {
@@ -97,8 +100,7 @@ def decode_codes(
             "affine": place,
             "place": "as prepared for the encoder" if affine is not None else _NOWHERE,
             "cannot be restored": [
-                "everything that the code does not hold: the noise was drawn, so that folds and "
-                "noise of the image are not those of the scan",
+                *lost,
                 "detail that the autoencoder loses",
                 "intensities of the scan; the image runs from 0 to 1",
                 "the skull, and everything outside the model's field of view",
@@ -110,6 +112,29 @@ def decode_codes(
     if done:
         progress.say(f"{done} of {len(codes)} codes were decoded before")
     return out
+
+
+def _image_of(
+    pipe: LDAE | AutoencoderAlone, row: pd.Series, code: np.ndarray, walk: Walk
+) -> tuple[np.ndarray, list[str]]:
+    """The image (1, i, j, k) of a code, and what its making lost."""
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
+
+    if isinstance(pipe, AutoencoderAlone):  # the code is the latent: there is no noise
+        return pipe.images(code)[0], []
+    noise = pipe.draw([(row["subject"], row["scan"])], seed=walk.seed)
+    lost = (
+        "everything that the code does not hold: the noise was drawn, so that folds and noise of "
+        "the image are not those of the scan"
+    )
+    return decoded(pipe, code, noise, walk.steps), [lost]
+
+
+def _as_told(code: np.ndarray) -> Any:
+    """A code for its sidecar: its numbers, or of a whole latent their hash."""
+    if len(code) <= _MOST_TOLD:
+        return [float(value) for value in code]
+    return hashlib.sha256(np.ascontiguousarray(code, "<f4").tobytes()).hexdigest()
 
 
 def edit_scans(
@@ -355,8 +380,8 @@ def _apart(first: EncodedScan, second: EncodedScan, pipe: LDAE) -> list[str]:
     ]
 
 
-def _centred(pipe: LDAE) -> np.ndarray:
-    spacing = 1.0 if pipe.recipe.preparation is None else pipe.recipe.preparation.spacing
+def _centred(pipe: LDAE | AutoencoderAlone) -> np.ndarray:
+    spacing = 1.0 if pipe.preparation is None else pipe.preparation.spacing
     affine = np.diag([spacing] * 3 + [1.0])
-    affine[:3, 3] = -spacing * (np.array(pipe.size.grid) - 1) / 2
+    affine[:3, 3] = -spacing * (np.array(pipe.grid) - 1) / 2
     return affine
