@@ -24,7 +24,7 @@ from neurodiff.analysis.ldae_scans import (
 )
 from neurodiff.core.code_table import CodeTable, checked_name, read_codes, write_codes
 from neurodiff.core.cohort import Cohort
-from neurodiff.core.errors import DataError, NeurodiffError
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.volume import Volume
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 TABLE = "codes.parquet"
+_OTHER_TABLES = (".xlsx", ".xls", ".tsv", ".txt", ".json", ".npy", ".npz", ".h5", ".feather")
 _EVERY = 30.0  # seconds between two writings of a growing table
 _KEPT = ("scan", "subject", "session", "age", "sex", "diagnosis", "site", "scanner", "split")
 
@@ -58,10 +59,16 @@ def encode_cohort(
 
     Raises
     ------
+    UsageError : ``out`` ends like a table of another kind.
     DataError : no scan could be encoded, or the table is of another model.
     NeurodiffError : some scans failed (exit code 1); they are in ``failed.csv`` beside the table.
     """
     path = Path(out)
+    if path.suffix.lower() in _OTHER_TABLES and not path.is_dir():
+        raise UsageError(
+            f"{path} ends in {path.suffix}; a table of codes ends in .parquet or .csv, and a "
+            f"folder gets {TABLE}"
+        )
     path = checked_name(path if path.suffix in (".parquet", ".csv") else path / TABLE)
     scans, pipe = open_scans(cohort, root), open_coder(model, walk)
     for note in scans.notes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def open_scans(cohort: Cohort | str | Path, root: str | Path | None = None) -> C
     Raises
     ------
     MissingDataError : no such path.
-    UsageError : no such data set, or one that has no scans.
+    UsageError : no such data set, or one that has no scans; a ``root`` beside a path.
     DataError : a table or a folder that cannot be read, two scans with one id.
     """
     if isinstance(cohort, Cohort):
@@ -84,6 +84,8 @@ def open_scans(cohort: Cohort | str | Path, root: str | Path | None = None) -> C
     text, path = str(cohort), Path(cohort).expanduser()
     is_card = path.suffix in (".yaml", ".yml")
     if path.exists() and not is_card and text not in OPENERS:
+        if root is not None:
+            raise UsageError(f"{text} is a path of its own; leave out --root")
         if path.is_file() and path.suffix.lower() != ".csv":
             return one_scan(path)
         return discover(path)
@@ -113,7 +115,10 @@ def one_scan(path: Path) -> Cohort:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; check the path of the scan")
     if not path.name.lower().endswith(_IMAGES):
-        raise DataError(f"{path} is no scan; expected a file that ends in {', '.join(_IMAGES)}")
+        raise DataError(
+            f"{path} is no scan; expected a file that ends in {', '.join(_IMAGES)} (a table of "
+            "scans ends in .csv)"
+        )
     name = re.sub(r"(\.nii)?\.(gz|nii|img|hdr|mgh|mgz)$", "", path.name, flags=re.IGNORECASE)
     return Cohort(pd.DataFrame({"scan": [name], "subject": [name], "path": [str(path)]}))
 
@@ -211,8 +216,21 @@ def encode_scan(
 
 
 def decoded(pipe: LDAE, code: np.ndarray, noise: np.ndarray, steps: int | None) -> np.ndarray:
-    """Values (1, i, j, k) of one code and noise."""
-    return pipe.images(pipe.decode(code, noise, steps=steps))[0]
+    """Values (1, i, j, k) of one code and noise.
+
+    Raises
+    ------
+    DataError : a code so far from those of scans that the walk ends in NaN.
+    """
+    latents = (
+        pipe.decode(code, noise, steps=steps) if np.isfinite(code).all() else np.full(1, np.nan)
+    )
+    if not np.isfinite(latents).all():
+        raise DataError(
+            "the code lies so far from those of scans that the walk from it ends in NaN or "
+            "infinity; give a smaller amount, or look at the table of codes"
+        )
+    return pipe.images(latents)[0]
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -321,7 +339,8 @@ def close_run(folder: Path, failed: Failures, scans: Cohort, done: str, progress
     listed = write_failed(folder, [*failed, *left])
     if left:
         progress.say(
-            f"{len(left)} were left out before, first {left[0][0]}: {left[0][2]} (all in {listed})"
+            f"{len(left)} {'was' if len(left) == 1 else 'were'} left out before, first "
+            f"{left[0][0]}: {left[0][2]} (all in {listed})"
         )
     if not failed:
         return
@@ -370,11 +389,6 @@ def affine_of(text: Any) -> np.ndarray | None:
     if len(numbers) != 12 or not np.isfinite(numbers).all():
         return None
     return np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
-
-
-def named(volume: Volume, name: str) -> Volume:
-    """A volume that messages call by the scan's id."""
-    return replace(volume, name=f"{name} ({volume.name})" if volume.name else name)
 
 
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The SqueezeNet 1.1 trunk of LPIPS, from torchvision's published weights.
 
-LDAE's autoencoder is trained and scored with it.  Its file holds 26 convolutions, 1,235,496 numbers,
-of which the trunk is 722,496; the classes above it are checked and left out.  LPIPS compares
-features at seven depths: after the first convolution, and at the places 4, 7, 9, 10, 11 and 12 of
-the file's ``features``.
+LDAE's autoencoder is trained and scored with it.  The file holds 26 convolutions of 1,235,496
+numbers, of which the trunk is 722,496; the classes above it are checked and left out.  LPIPS
+compares features at seven depths: after the first convolution, and at the places 4, 7, 9, 10, 11
+and 12 of the file's ``features``.
 
 Sources: Iandola et al. 2016, SqueezeNet, arXiv 1602.07360, and its revision 1.1; Zhang et al. 2018,
 CVPR.
