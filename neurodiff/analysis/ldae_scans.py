@@ -6,6 +6,7 @@ voxels, and a JSON file that says how both were made and what they cannot show.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import write_csv, write_error, write_json
+from neurodiff.core.atomic import plain, write_csv, write_error, write_json
 from neurodiff.core.cohort import LEFT_OUT, Cohort
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
 from neurodiff.core.progress import Progress
@@ -397,8 +398,4 @@ def _known(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_json(record: Mapping[str, Any]) -> Any:
-    import json
-
-    from neurodiff.core.atomic import plain
-
     return json.loads(json.dumps(plain(record)))

@@ -1,8 +1,8 @@
 """An autoencoder without diffusion and semantic encoder, as a model whose code is the latent.
 
 That is what the published files of BrLP and MONAI's brain bundle hold.  A scan becomes the means of
-its latent, 3 x 16 x 20 x 16 = 15,360 numbers at the published size, and comes back from them.  There
-is nothing that an edit could move along, and no noise.
+its latent (3 x 16 x 20 x 16 = 15,360 numbers at the published size), and comes back from them.
+There is nothing that an edit could move along, and no noise.
 """
 
 from __future__ import annotations
