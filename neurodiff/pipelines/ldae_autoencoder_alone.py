@@ -123,7 +123,7 @@ class AutoencoderAlone:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         device = next(self.networks.autoencoder.parameters()).device
-        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
+        return torch.from_numpy(np.array(values, np.float32, order="C")).to(device)
 
     def __repr__(self) -> str:
         grid = " x ".join(map(str, self.grid))
