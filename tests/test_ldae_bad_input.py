@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from neurodiff.analysis.ldae_fit import fit_cohort, parts_of, told
 from neurodiff.analysis.ldae_scans import Walk, decoded, encode_scan, open_scans, write_changed
@@ -18,6 +19,7 @@ from neurodiff.core.progress import Progress
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.latent_cache import LatentCache
 from neurodiff.datasets.simulated.brain_opening import simulated_brains
+from neurodiff.models.ldae_autoencoder import autoencoder
 from neurodiff.pipelines.brain_preprocessing import BrainPreprocessing
 from neurodiff.pipelines.ldae import LDAE
 
@@ -286,3 +288,21 @@ def test_two_people_and_one_scan_twice_are_no_missing_visit(tmp_path, scan, mode
     walk = Walk(steps=1)
     interpolate_scans(a, c, tmp_path / "out", model, walk=walk, progress=Progress(said))
     assert "nothing tells that the two files are of one person" in said.getvalue()
+
+
+def test_networks_of_a_recipe_are_opened_before_scans_are_prepared(tmp_path):
+    def fit(*settings):
+        data = "simulated_brains_tiny"
+        fit_cohort("ldae_tiny", list(settings), tmp_path / "runs", data, None, None, 0, False)
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingDataError, match="holds no LPIPS"):
+        fit("autoencoder.perceptual=0.1", f"autoencoder.perceptual_network={tmp_path / 'empty'}")
+    (tmp_path / "x.pth").write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"x\.pth"):
+        fit(f"autoencoder.weights={tmp_path / 'x.pth'}")
+    size = dataclasses.replace(LDAE.from_recipe("ldae_tiny").size.autoencoder, widths=(8, 16))
+    torch.save(autoencoder(size).state_dict(), tmp_path / "small.pth")
+    with pytest.raises(UsageError, match="of another size than the recipe's"):
+        fit(f"autoencoder.weights={tmp_path / 'small.pth'}")
+    assert not (tmp_path / "runs").exists()
