@@ -7,9 +7,10 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from neurodiff.analysis.ldae_fit import fit_cohort, parts_of, told
-from neurodiff.analysis.ldae_scans import Walk, encode_scan, open_scans, write_changed
+from neurodiff.analysis.ldae_scans import Walk, decoded, encode_scan, open_scans, write_changed
 from neurodiff.analysis.ldae_verbs import decode_codes, edit_scans, encode_cohort, interpolate_scans
 from neurodiff.core.code_table import CodeTable, read_codes, write_codes
 from neurodiff.core.cohort import Cohort
@@ -18,6 +19,7 @@ from neurodiff.core.progress import Progress
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.latent_cache import LatentCache
 from neurodiff.datasets.simulated.brain_opening import simulated_brains
+from neurodiff.models.ldae_autoencoder import autoencoder
 from neurodiff.pipelines.brain_preprocessing import BrainPreprocessing
 from neurodiff.pipelines.ldae import LDAE
 
@@ -237,3 +239,70 @@ def test_what_is_wrong_with_one_scan_is_said_once(tmp_path, scan, model):
     with pytest.raises(DataError, match="everywhere"):
         encode_cohort(path, tmp_path / "out", model, progress=Progress(said))
     assert "everywhere" not in said.getvalue()  # the error says it
+
+
+@pytest.mark.parametrize(("sign", "word"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_a_table_with_another_delimiter(tmp_path, model, sign, word):
+    table = pd.DataFrame({"subject": ["p"], "session": [0], "path": ["a.nii.gz"]})
+    table.to_csv(tmp_path / "scans.csv", index=False, sep=sign)
+    refused(tmp_path / "scans.csv", tmp_path, model, f"parted by {word}; save it with commas")
+
+
+def test_a_table_without_rows_and_a_folder_without_scans(tmp_path, model):
+    pd.DataFrame(columns=["subject", "path"]).to_csv(tmp_path / "scans.csv", index=False)
+    refused(tmp_path / "scans.csv", tmp_path, model, "names no scan: the table has no row")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", tmp_path, model, "give the folder that holds the subjects, or a")
+    (tmp_path / "scans.tsv").write_text("x")
+    refused(tmp_path / "scans.tsv", tmp_path, model, r"a table of scans ends in \.csv")
+
+
+def test_a_root_beside_a_path_and_a_table_of_another_kind(tmp_path, scan, model):
+    path = save(scan, tmp_path / "a.nii.gz")
+    with pytest.raises(UsageError, match="leave out --root"):
+        encode_cohort(path, tmp_path / "c.parquet", model, root=tmp_path)
+    with pytest.raises(UsageError, match=r"ends in \.xlsx; a table of codes ends in"):
+        encode_cohort(path, tmp_path / "codes.xlsx", model)
+
+
+def test_an_amount_that_leads_out_of_all_numbers(model, monkeypatch):
+    pipe = LDAE.from_pretrained(model)
+    noise = pipe.draw([("a", "a")])
+    with pytest.raises(DataError, match="give a smaller amount"):
+        decoded(pipe, np.full((1, 16), np.inf, np.float32), noise, 1)
+    monkeypatch.setattr(pipe, "decode", lambda *_, **__: noise * np.float32(np.nan))
+    with pytest.raises(DataError, match="give a smaller amount"):
+        decoded(pipe, np.full((1, 16), 1e30, np.float32), noise, 1)
+
+
+def test_two_people_and_one_scan_twice_are_no_missing_visit(tmp_path, scan, model):
+    values = scan.data[0]
+    a = save(scan, tmp_path / "sub-01_ses-M000_T1w.nii.gz")
+    b = save(scan, tmp_path / "sub-02_ses-M000_T1w.nii.gz", values * 0.9)
+    with pytest.raises(UsageError, match=r"of sub-01 and .* of sub-02; give two scans of one"):
+        interpolate_scans(a, b, tmp_path / "out", model)
+    with pytest.raises(UsageError, match="are the same scan"):
+        interpolate_scans(a, a, tmp_path / "out", model)
+    said = io.StringIO()
+    c = save(scan, tmp_path / "late.nii.gz", values * 0.9)
+    walk = Walk(steps=1)
+    interpolate_scans(a, c, tmp_path / "out", model, walk=walk, progress=Progress(said))
+    assert "nothing tells that the two files are of one person" in said.getvalue()
+
+
+def test_networks_of_a_recipe_are_opened_before_scans_are_prepared(tmp_path):
+    def fit(*settings):
+        data = "simulated_brains_tiny"
+        fit_cohort("ldae_tiny", list(settings), tmp_path / "runs", data, None, None, 0, False)
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingDataError, match="holds no LPIPS"):
+        fit("autoencoder.perceptual=0.1", f"autoencoder.perceptual_network={tmp_path / 'empty'}")
+    (tmp_path / "x.pth").write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"x\.pth"):
+        fit(f"autoencoder.weights={tmp_path / 'x.pth'}")
+    size = dataclasses.replace(LDAE.from_recipe("ldae_tiny").size.autoencoder, widths=(8, 16))
+    torch.save(autoencoder(size).state_dict(), tmp_path / "small.pth")
+    with pytest.raises(UsageError, match="of another size than the recipe's"):
+        fit(f"autoencoder.weights={tmp_path / 'small.pth'}")
+    assert not (tmp_path / "runs").exists()

@@ -238,7 +238,7 @@ def test_a_run_is_evaluated_once_and_reported(tmp_path, run, monkeypatch):
 
 
 def test_weights_are_told_by_their_keys(run, tmp_path):
-    for part in ("autoencoder", "encoder"):
+    for part in ("autoencoder", "decoder", "encoder"):
         file = run / "model" / part / "model.safetensors"
         result = CliRunner().invoke(app, ["weights", "check", str(file)])
         assert result.exit_code == 0, result.output

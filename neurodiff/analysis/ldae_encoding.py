@@ -16,7 +16,7 @@ from neurodiff.analysis.ldae_scans import (
     affine_text,
     close_run,
     flags_with,
-    open_model,
+    open_coder,
     open_scans,
     prepared,
     require_folder,
@@ -24,15 +24,17 @@ from neurodiff.analysis.ldae_scans import (
 )
 from neurodiff.core.code_table import CodeTable, checked_name, read_codes, write_codes
 from neurodiff.core.cohort import Cohort
-from neurodiff.core.errors import DataError, NeurodiffError
+from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.volume import Volume
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 TABLE = "codes.parquet"
+_OTHER_TABLES = (".xlsx", ".xls", ".tsv", ".txt", ".json", ".npy", ".npz", ".h5", ".feather")
 _EVERY = 30.0  # seconds between two writings of a growing table
 _KEPT = ("scan", "subject", "session", "age", "sex", "diagnosis", "site", "scanner", "split")
 
@@ -52,19 +54,28 @@ def encode_cohort(
     ----------
     cohort : the name of a data set (with ``root``), a folder of scans, a CSV of them, or a cohort.
     out : a file that ends in .parquet or .csv, or a folder, which then holds ``codes.parquet``.
-    model : folder of a model, or of a run.
+    model : folder of a model, of a run, or of published weights (`ldae_opening`); of an autoencoder
+        alone the codes are the means of its latents.
 
     Raises
     ------
+    UsageError : ``out`` ends like a table of another kind.
     DataError : no scan could be encoded, or the table is of another model.
     NeurodiffError : some scans failed (exit code 1); they are in ``failed.csv`` beside the table.
     """
     path = Path(out)
+    if path.suffix.lower() in _OTHER_TABLES and not path.is_dir():
+        raise UsageError(
+            f"{path} ends in {path.suffix}; a table of codes ends in .parquet or .csv, and a "
+            f"folder gets {TABLE}"
+        )
     path = checked_name(path if path.suffix in (".parquet", ".csv") else path / TABLE)
-    scans, pipe = open_scans(cohort, root), open_model(model, walk)
+    scans, pipe = open_scans(cohort, root), open_coder(model, walk)
     for note in scans.notes:
         progress.say(f"note: {note}")
     about = about_codes(pipe, scans)
+    if about["codes"] != "semantic codes":
+        progress.say(f"note: {pipe.name} is an autoencoder alone: codes are {about['codes']}")
     rows, again = _known_rows(path, pipe, scans), 0
     require_folder(path.parent)
     failed: Failures = []
@@ -100,13 +111,13 @@ def encode_cohort(
 
 
 def _known_rows(
-    path: Path, pipe: LDAE, scans: Cohort
+    path: Path, pipe: LDAE | AutoencoderAlone, scans: Cohort
 ) -> dict[str, tuple[dict[str, Any], np.ndarray]]:
     """Rows of an earlier call by scan; a table of another model is refused."""
     if not path.is_file():
         return {}
     table = read_codes(path)
-    table.require_model(pipe.identity, pipe.size.encoder.code, str(path))
+    table.require_model(pipe.identity, pipe.code_width, str(path))
     if not table.model and path.suffix == ".parquet":
         raise DataError(f"{path} does not say which model made it; name a new file")
     records = table.scans.to_dict("records")
@@ -125,21 +136,30 @@ def _known_rows(
     return rows
 
 
-def about_codes(pipe: LDAE, scans: Cohort) -> dict[str, Any]:
+def about_codes(pipe: LDAE | AutoencoderAlone, scans: Cohort) -> dict[str, Any]:
     """What a table of codes says of the model that made it."""
     return {
         "model": pipe.identity,
-        "recipe": pipe.recipe.name,
+        "recipe": pipe.name,
         "protocol": pipe.protocol,
-        "preparation": None if pipe.recipe.preparation is None else asdict(pipe.recipe.preparation),
-        "grid": list(pipe.size.grid),
+        "preparation": None if pipe.preparation is None else asdict(pipe.preparation),
+        "grid": list(pipe.grid),
+        "codes": what_codes_are(pipe),
         "simulated": scans.simulated,
         "neurodiff": package_version(),
     }
 
 
+def what_codes_are(pipe: LDAE | AutoencoderAlone) -> str:
+    """In words, for the table and for whoever waits for it."""
+    shape = getattr(pipe, "latent", None)
+    if shape is None:
+        return "semantic codes"
+    return f"means of an autoencoder's latents {tuple(shape)}, row by row; no semantic codes"
+
+
 def encoded_row(
-    pipe: LDAE, row: pd.Series, volume: Volume, source: str
+    pipe: LDAE | AutoencoderAlone, row: pd.Series, volume: Volume, source: str
 ) -> tuple[dict[str, Any], np.ndarray]:
     """A scan's line of the table, and its code."""
     made = prepared(pipe, volume)

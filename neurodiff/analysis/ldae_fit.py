@@ -188,7 +188,9 @@ def require_files(cohort: Cohort) -> None:
 
 
 def require_networks(settings: LDAERecipe) -> None:
-    """Complain of networks that the recipe neither trains nor names, or that are not there."""
+    """Complain of networks that the recipe neither trains nor names, or that are not there or not
+    what they should be."""
+    from neurodiff.pipelines.ldae_first_stage import require_networks_fit
     from neurodiff.pipelines.ldae_settings import named_networks, unnamed_networks
 
     lacking = unnamed_networks(settings)
@@ -201,6 +203,7 @@ def require_networks(settings: LDAERecipe) -> None:
     for key, path in named_networks(settings).items():
         if not Path(path).expanduser().exists():
             raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
+    require_networks_fit(settings)
 
 
 def network_identities(settings: LDAERecipe) -> dict[str, str]:

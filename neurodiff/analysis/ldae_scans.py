@@ -6,17 +6,18 @@ voxels, and a JSON file that says how both were made and what they cannot show.
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.atomic import write_csv, write_error, write_json
+from neurodiff.core.atomic import plain, write_csv, write_error, write_json
 from neurodiff.core.cohort import LEFT_OUT, Cohort
 from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError, suggest
 from neurodiff.core.progress import Progress
@@ -27,6 +28,7 @@ from neurodiff.pipelines.brain_preprocessing import WHAT_IS_LOST, Prepared, prep
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 Failures = list[tuple[str, str, str]]
 _IMAGES = (".nii", ".nii.gz", ".img", ".hdr", ".mgh", ".mgz")
@@ -72,7 +74,7 @@ def open_scans(cohort: Cohort | str | Path, root: str | Path | None = None) -> C
     Raises
     ------
     MissingDataError : no such path.
-    UsageError : no such data set, or one that has no scans.
+    UsageError : no such data set, or one that has no scans; a ``root`` beside a path.
     DataError : a table or a folder that cannot be read, two scans with one id.
     """
     if isinstance(cohort, Cohort):
@@ -83,6 +85,8 @@ def open_scans(cohort: Cohort | str | Path, root: str | Path | None = None) -> C
     text, path = str(cohort), Path(cohort).expanduser()
     is_card = path.suffix in (".yaml", ".yml")
     if path.exists() and not is_card and text not in OPENERS:
+        if root is not None:
+            raise UsageError(f"{text} is a path of its own; leave out --root")
         if path.is_file() and path.suffix.lower() != ".csv":
             return one_scan(path)
         return discover(path)
@@ -112,22 +116,38 @@ def one_scan(path: Path) -> Cohort:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist; check the path of the scan")
     if not path.name.lower().endswith(_IMAGES):
-        raise DataError(f"{path} is no scan; expected a file that ends in {', '.join(_IMAGES)}")
+        raise DataError(
+            f"{path} is no scan; expected a file that ends in {', '.join(_IMAGES)} (a table of "
+            "scans ends in .csv)"
+        )
     name = re.sub(r"(\.nii)?\.(gz|nii|img|hdr|mgh|mgz)$", "", path.name, flags=re.IGNORECASE)
     return Cohort(pd.DataFrame({"scan": [name], "subject": [name], "path": [str(path)]}))
 
 
 def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
-    """The model of a folder or a run, on the device that was asked for.
+    """The LDAE of a folder, a run or published weights, on the device that was asked for.
 
     Raises
     ------
-    MissingDataError, DataError : no model there, or a broken one.
+    MissingDataError, DataError : no model there, a broken one, or an autoencoder alone.
     UsageError : a device that is not there.
     """
+    from neurodiff.pipelines.ldae import LDAE
+
+    pipe = open_coder(folder, walk)
+    if not isinstance(pipe, LDAE):
+        raise DataError(
+            f"{folder} holds an autoencoder alone, which can encode and decode; the rest asks for "
+            "a semantic encoder and a diffusion: give the folder of a whole LDAE"
+        )
+    return pipe
+
+
+def open_coder(folder: str | Path, walk: Walk | None = None) -> LDAE | AutoencoderAlone:
+    """As `open_model`, and an autoencoder alone too, whose codes are its latents."""
     import torch
 
-    from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_opening import open_published
 
     device = (walk or Walk()).device
     try:
@@ -138,7 +158,7 @@ def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
         raise UsageError(f"--device {device}: expected cpu or cuda")
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: torch finds no such device here; use cpu")
-    pipe = LDAE.from_pretrained(folder)
+    pipe = open_published(folder)
     if not pipe.fitted:
         raise DataError(f"{folder} holds a model that was never trained; fit it first")
     return pipe if device == "cpu" else pipe.to(device)
@@ -147,10 +167,10 @@ def open_model(folder: str | Path, walk: Walk | None = None) -> LDAE:
 # ------------------------------------------------------------------------------------- one scan
 
 
-def prepared(pipe: LDAE, volume: Volume) -> Prepared:
+def prepared(pipe: LDAE | AutoencoderAlone, volume: Volume) -> Prepared:
     """A scan on the model's grid with the way back; errors as `LDAE.prepare`."""
-    if pipe.recipe.preparation is not None:
-        return prepare_scan(volume, pipe.recipe.preparation)
+    if pipe.preparation is not None:
+        return prepare_scan(volume, pipe.preparation)
     return Prepared(
         volume=pipe.prepare(volume), affine=volume.affine, shape=volume.shape, low=0.0, high=1.0
     )
@@ -197,21 +217,35 @@ def encode_scan(
 
 
 def decoded(pipe: LDAE, code: np.ndarray, noise: np.ndarray, steps: int | None) -> np.ndarray:
-    """Values (1, i, j, k) of one code and noise."""
-    return pipe.images(pipe.decode(code, noise, steps=steps))[0]
+    """Values (1, i, j, k) of one code and noise.
+
+    Raises
+    ------
+    DataError : a code so far from those of scans that the walk ends in NaN.
+    """
+    latents = (
+        pipe.decode(code, noise, steps=steps) if np.isfinite(code).all() else np.full(1, np.nan)
+    )
+    if not np.isfinite(latents).all():
+        raise DataError(
+            "the code lies so far from those of scans that the walk from it ends in NaN or "
+            "infinity; give a smaller amount, or look at the table of codes"
+        )
+    return pipe.images(latents)[0]
 
 
 # ------------------------------------------------------------------------------------- writing
 
 
-def made_by(pipe: LDAE, verb: str, walk: Walk) -> dict[str, Any]:
+def made_by(pipe: LDAE | AutoencoderAlone, verb: str, walk: Walk) -> dict[str, Any]:
     """What every sidecar says of the model; what has to be the same for a result to be kept."""
+    recipe = getattr(pipe, "recipe", None)  # an autoencoder alone walks nowhere
     return {
         "verb": verb,
         "model": pipe.identity,
-        "recipe": pipe.recipe.name,
+        "recipe": pipe.name,
         "protocol": pipe.protocol,
-        "steps": walk.steps or pipe.recipe.sampling.steps,
+        "steps": None if recipe is None else walk.steps or recipe.sampling.steps,
     }
 
 
@@ -306,7 +340,8 @@ def close_run(folder: Path, failed: Failures, scans: Cohort, done: str, progress
     listed = write_failed(folder, [*failed, *left])
     if left:
         progress.say(
-            f"{len(left)} were left out before, first {left[0][0]}: {left[0][2]} (all in {listed})"
+            f"{len(left)} {'was' if len(left) == 1 else 'were'} left out before, first "
+            f"{left[0][0]}: {left[0][2]} (all in {listed})"
         )
     if not failed:
         return
@@ -357,19 +392,10 @@ def affine_of(text: Any) -> np.ndarray | None:
     return np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
 
 
-def named(volume: Volume, name: str) -> Volume:
-    """A volume that messages call by the scan's id."""
-    return replace(volume, name=f"{name} ({volume.name})" if volume.name else name)
-
-
 def _known(row: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("scan", "subject", "session", "age", "diagnosis")
     return {key: row[key] for key in keys if key in row} | {"file": Path(row["path"] or "").name}
 
 
 def _as_json(record: Mapping[str, Any]) -> Any:
-    import json
-
-    from neurodiff.core.atomic import plain
-
     return json.loads(json.dumps(plain(record)))

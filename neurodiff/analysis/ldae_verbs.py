@@ -6,6 +6,7 @@ same model, scan and settings is not done again, so that the same command goes o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.ldae_encoding import TABLE, encode_cohort
+from neurodiff.analysis.ldae_interpolating import PARTS, interpolate_scans
 from neurodiff.analysis.ldae_scans import (
-    EncodedScan,
     Failures,
     Walk,
     affine_of,
@@ -25,7 +26,7 @@ from neurodiff.analysis.ldae_scans import (
     file_name,
     is_written,
     made_by,
-    one_scan,
+    open_coder,
     open_model,
     open_scans,
     require_folder,
@@ -42,11 +43,12 @@ from neurodiff.core.volume import Volume
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae import LDAE
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
 
 __all__ = ["TABLE", "decode_codes", "edit_scans", "encode_cohort", "interpolate_scans"]
 
 _NOWHERE = "not known: the table does not tell it, and the grid's middle is at the origin"
-_PARTS = (".nii.gz", "_change.nii.gz")
+_MOST_TOLD = 2048  # numbers of a code that are written out
 
 
 def decode_codes(
@@ -68,9 +70,9 @@ def decode_codes(
     """
     walk, out = walk or Walk(), Path(out)
     codes = table if isinstance(table, CodeTable) else read_codes(table)
-    pipe = open_model(model, walk)
+    pipe = open_coder(model, walk)
     where = "the table of codes" if isinstance(table, CodeTable) else str(table)
-    codes.require_model(pipe.identity, pipe.size.encoder.code, where)
+    codes.require_model(pipe.identity, pipe.code_width, where)
     require_folder(out)
     done = 0
     for number in progress.over(range(len(codes)), "decode"):
@@ -79,14 +81,13 @@ def decode_codes(
         record = {
             **made_by(pipe, "decode", walk),
             "seed": walk.seed,
-            "code": [float(value) for value in code[0]],
+            "code": _as_told(code[0]),
         }
         stem = out / file_name(row["scan"])
         if is_written(stem, record, (".nii.gz",)):
             done += 1
             continue
-        noise = pipe.draw([(row["subject"], row["scan"])], seed=walk.seed)
-        values = decoded(pipe, code, noise, walk.steps)
+        values, lost = _image_of(pipe, row, code, walk)
         place = _centred(pipe) if affine is None else affine
         Volume(values, place, "0 to 1", row["scan"]).save(stem.with_name(stem.name + ".nii.gz"))
         about = {
@@ -97,8 +98,7 @@ def decode_codes(
             "affine": place,
             "place": "as prepared for the encoder" if affine is not None else _NOWHERE,
             "cannot be restored": [
-                "everything that the code does not hold: the noise was drawn, so that folds and "
-                "noise of the image are not those of the scan",
+                *lost,
                 "detail that the autoencoder loses",
                 "intensities of the scan; the image runs from 0 to 1",
                 "the skull, and everything outside the model's field of view",
@@ -110,6 +110,29 @@ def decode_codes(
     if done:
         progress.say(f"{done} of {len(codes)} codes were decoded before")
     return out
+
+
+def _image_of(
+    pipe: LDAE | AutoencoderAlone, row: pd.Series, code: np.ndarray, walk: Walk
+) -> tuple[np.ndarray, list[str]]:
+    """The image (1, i, j, k) of a code, and what its making lost."""
+    from neurodiff.pipelines.ldae_autoencoder_alone import AutoencoderAlone
+
+    if isinstance(pipe, AutoencoderAlone):  # the code is the latent: there is no noise
+        return pipe.images(code)[0], []
+    noise = pipe.draw([(row["subject"], row["scan"])], seed=walk.seed)
+    lost = (
+        "everything that the code does not hold: the noise was drawn, so that folds and noise of "
+        "the image are not those of the scan"
+    )
+    return decoded(pipe, code, noise, walk.steps), [lost]
+
+
+def _as_told(code: np.ndarray) -> Any:
+    """A code for its sidecar: its numbers, or of a whole latent their hash."""
+    if len(code) <= _MOST_TOLD:
+        return [float(value) for value in code]
+    return hashlib.sha256(np.ascontiguousarray(code, "<f4").tobytes()).hexdigest()
 
 
 def edit_scans(
@@ -164,63 +187,6 @@ def edit_scans(
     return out
 
 
-def interpolate_scans(
-    a: str | Path,
-    b: str | Path,
-    out: str | Path,
-    model: str | Path,
-    t: float | Sequence[float] | None = 0.5,
-    *,
-    cohort: Cohort | str | Path | None = None,
-    month: float | None = None,
-    **options: Any,
-) -> Path:
-    """Scans between two of one person: codes on the line, noises on the great circle.
-
-    Writes ``<a>_to_<b>_t<t>.nii.gz`` on the model's grid, the change from the first scan at that
-    scan's own voxels, and a JSON file; returns the folder.
-
-    Parameters
-    ----------
-    a, b : two scan files, or with ``cohort`` two ids of one subject.
-    t : places between them, 0 is the first and 1 the second.
-    month : instead of ``t``: months from the baseline; the sessions of the two ids give ``t``.
-    options : ``root`` of the cohort, ``walk``, ``progress``.
-
-    Raises
-    ------
-    UsageError : t outside 0 to 1, ids of two subjects, a month without sessions.
-    DataError : a scan that cannot be read or prepared.
-    """
-    root, walk = options.pop("root", None), options.pop("walk", None) or Walk()
-    progress: Progress = options.pop("progress", SILENT)
-    if options:
-        raise UsageError(f"interpolate has no option {', '.join(options)}")
-    ends, rows = _ends(a, b, cohort, root)
-    places = _places(t, month, rows)
-    pipe, out = open_model(model, walk), Path(out)
-    require_folder(out)
-    todo = _between(pipe, list(zip(ends, rows, strict=True)), out, (places, month), walk)
-    if len(todo) < len(places):
-        done = len(places) - len(todo)
-        progress.say(f"{done} of {len(places)} images were made before")
-    if not todo:
-        return out
-    first, second = (
-        encode_scan(pipe, row, part[row["scan"]], walk.steps)
-        for part, row in zip(ends, rows, strict=True)
-    )
-    notes = _apart(first, second, pipe)
-    for note in notes:
-        progress.say(note)
-    unchanged = decoded(pipe, first.code, first.noise, walk.steps)
-    for stem, record in progress.over(list(todo.items()), "interpolate"):
-        code, noise = pipe.between(first.code, second.code, first.noise, second.noise, record["t"])
-        values = decoded(pipe, code, noise, walk.steps)
-        write_changed(stem, first, values, unchanged, record, tuple(notes))
-    return out
-
-
 # ------------------------------------------------------------------------------------- changing
 
 
@@ -252,7 +218,7 @@ def _edit(
     for amount in amounts:
         stem = out / name / f"{name}_{file_name(towards)}{amount:+g}"
         record = {**base, "amount": float(amount)}
-        if not is_written(stem, record, _PARTS):
+        if not is_written(stem, record, PARTS):
             todo[stem] = record
     if not todo:
         return
@@ -265,98 +231,8 @@ def _edit(
         write_changed(stem, scan, values, unchanged, record)
 
 
-def _between(
-    pipe: LDAE,
-    ends: list[tuple[Cohort, pd.Series]],
-    out: Path,
-    wanted: tuple[list[float], float | None],
-    walk: Walk,
-) -> dict[Path, dict[str, Any]]:
-    """Stem and record of every image between two scans that is not made yet."""
-    places, month = wanted
-    one, other = (
-        {"scan": row["scan"], "source": source_of(row) or part[row["scan"]].fingerprint()}
-        for part, row in ends
-    )
-    name = f"{file_name(one['scan'])}_to_{file_name(other['scan'])}"
-    todo = {}
-    for place in places:
-        record = {
-            **made_by(pipe, "interpolate", walk),
-            "from": one,
-            "to": other,
-            "t": place,
-            "month": month,
-            "codes": "on the line between the two",
-            "noise": "on the great circle between the two",
-        }
-        stem = out / f"{name}_t{place:.3f}"
-        if not is_written(stem, record, _PARTS):
-            todo[stem] = record
-    return todo
-
-
-def _ends(
-    a: str | Path, b: str | Path, cohort: Cohort | str | Path | None, root: str | Path | None
-) -> tuple[list[Cohort], list[pd.Series]]:
-    """The cohorts and rows of the two scans."""
-    if cohort is None:
-        parts = [one_scan(Path(one).expanduser()) for one in (a, b)]
-        return parts, [part.row(0) for part in parts]
-    opened = open_scans(cohort, root)
-    rows = [opened.row(str(one)) for one in (a, b)]
-    if rows[0]["subject"] != rows[1]["subject"]:
-        raise UsageError(
-            f"{a} is of {rows[0]['subject']} and {b} of {rows[1]['subject']}; give two scans of "
-            "one subject"
-        )
-    return [opened, opened], rows
-
-
-def _places(
-    t: float | Sequence[float] | None, month: float | None, rows: list[pd.Series]
-) -> list[float]:
-    """t of every image to make."""
-    if month is not None:
-        start, end = (float(row["session"]) for row in rows)
-        if not np.isfinite([start, end]).all() or start == end:
-            raise UsageError(
-                f"--month needs two scans whose months are known and differ, and {rows[0]['scan']} "
-                f"and {rows[1]['scan']} have {start:g} and {end:g}; give two ids of a cohort with "
-                "sessions (--cohort), or --t"
-            )
-        place = (float(month) - start) / (end - start)
-        if not 0 <= place <= 1:
-            raise UsageError(
-                f"month {month:g} is not between {start:g} and {end:g}, the months of "
-                f"{rows[0]['scan']} and {rows[1]['scan']}; nothing beyond the two is made"
-            )
-        return [place]
-    places = [float(t)] if isinstance(t, int | float) else [float(one) for one in t or ()]
-    if not places:
-        raise UsageError("give --t, from 0 (the first scan) to 1 (the second), or --month")
-    for place in places:
-        if not 0 <= place <= 1:
-            raise UsageError(f"t is {place:g}; expected a place between the two scans, 0 to 1")
-    return places
-
-
-def _apart(first: EncodedScan, second: EncodedScan, pipe: LDAE) -> list[str]:
-    """A note where the grids of the two scans do not lie in one place."""
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-    corners[:, :3] *= np.array(pipe.size.grid) - 1
-    one, other = (scan.made.volume.affine for scan in (first, second))
-    far = float(np.abs(corners @ (one - other).T).max())
-    if far <= max(first.made.volume.spacing) / 2:
-        return []
-    return [
-        f"the two scans do not lie in one place (up to {far:.0f} mm apart on the model's grid): "
-        "bring both to one space first, or what lies between them is a blend of two places"
-    ]
-
-
-def _centred(pipe: LDAE) -> np.ndarray:
-    spacing = 1.0 if pipe.recipe.preparation is None else pipe.recipe.preparation.spacing
+def _centred(pipe: LDAE | AutoencoderAlone) -> np.ndarray:
+    spacing = 1.0 if pipe.preparation is None else pipe.preparation.spacing
     affine = np.diag([spacing] * 3 + [1.0])
-    affine[:3, 3] = -spacing * (np.array(pipe.size.grid) - 1) / 2
+    affine[:3, 3] = -spacing * (np.array(pipe.grid) - 1) / 2
     return affine

@@ -160,7 +160,7 @@ def read_codes(path: str | Path) -> CodeTable:
         raise DataError(f"{path} has codes to c{max(found):03d} and lacks c{lost[0]:03d}")
     names = [found[k] for k in sorted(found)]
     try:
-        codes = frame[names].to_numpy(np.float32)
+        codes = np.array(frame[names], np.float32)  # a copy: of one row it would be read-only
     except (TypeError, ValueError) as error:
         raise DataError(f"{path} has a code that is no number ({error})") from None
     try:

@@ -100,6 +100,8 @@ def discover(
     if not rows:
         reason = f"; first left out: {found.left_out[0][2]}" if found.left_out else ""
         shape = TABLES[0] if name == "csv" else LAYOUTS[name][2]
+        if name == "csv" and not found.left_out:
+            raise MissingDataError(f"{root} names no scan: the table has no row; add one a scan")
         raise MissingDataError(f"{root} has no T1-weighted scan as {name} ({shape}){reason}")
     return Cohort(
         pd.DataFrame(rows),

@@ -142,7 +142,7 @@ def find_table(path: Path) -> Found:
         if column_of(table, names) is None:
             raise DataError(
                 f"{path} has no column {names[0]!r} (or {', '.join(names[1:])}); its columns are "
-                f"{', '.join(table.columns)}"
+                f"{', '.join(table.columns)}{_other_delimiter(table)}"
             )
     found = Found()
     is_brlp = column_of(table, ("image_uid",)) is not None
@@ -231,6 +231,15 @@ def _months_from_ages(found: Found) -> None:
 
 
 # --------------------------------------------------------------------------------------- joining
+
+
+def _other_delimiter(table: pd.DataFrame) -> str:
+    """What to do where all columns came as one, because something else than commas parts them."""
+    if len(table.columns) > 1:
+        return ""
+    found = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    sign = next((s for s in found if s in str(table.columns[0])), None)
+    return "" if sign is None else f": they are parted by {found[sign]}; save it with commas"
 
 
 def add_table(tables: Tables, table: pd.DataFrame, where: str) -> None:

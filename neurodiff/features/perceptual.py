@@ -1,16 +1,17 @@
 """LPIPS: how far two pictures are apart in the eyes of a pretrained network.
 
-The published one has an AlexNet trunk; its heads weigh the squared differences of unit-length
-features at five depths. Where AlexNet's weights are not at hand, a VGG16 trunk that was fine-tuned
-for edges (HED) can stand in with the heads for VGG: another number under another name, monotone in
-blur and noise, and comparable with no published LPIPS.
+Published ones have an AlexNet trunk (pictures) or a SqueezeNet trunk (`squeezenet`, brain scans);
+heads weigh the squared differences of unit-length features at five or seven depths. Where neither's
+weights are at hand, a VGG16 trunk that was fine-tuned for edges (HED) can stand in with the heads
+for VGG: another number under another name, monotone in blur and noise, and comparable with no
+published LPIPS.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ VGG16 = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512)
 class AlexNetTrunk(nn.Module):
     """The five convolutions of AlexNet under torchvision's names; features after each ReLU."""
 
+    name = "AlexNet"
     widths = (64, 192, 384, 256, 256)
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class AlexNetTrunk(nn.Module):
 class VGG16Trunk(nn.Module):
     """The thirteen convolutions of VGG16; features before each pooling and at the end."""
 
+    name = "VGG-HED, a stand-in"
     widths = (64, 128, 256, 512, 512)
 
     def __init__(self) -> None:
@@ -108,13 +111,14 @@ class VGG16Trunk(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual distance of pictures, by a trunk and five heads.
+    """Learned perceptual distance of pictures, by a trunk and a head for each of its depths.
 
     Parameters
     ----------
-    trunk : an ``AlexNetTrunk`` or a ``VGG16Trunk``.
-    heads : ``lin0.model.1.weight`` ... ``lin4.model.1.weight``, each (1, channels, 1, 1), not
-        negative.
+    trunk : an ``AlexNetTrunk``, ``SqueezeNetTrunk`` or ``VGG16Trunk``: features of ``widths``
+        channels, and a ``name``, which is part of the number.
+    heads : ``lin0.model.1.weight``, ``lin1.model.1.weight``, ..., one a depth, each (1, channels,
+        1, 1), not negative.
     size : pictures are brought to this many pixels on a side; None leaves them as they are.
 
     References
@@ -124,13 +128,19 @@ class LPIPS(nn.Module):
 
     def __init__(
         self,
-        trunk: AlexNetTrunk | VGG16Trunk,
+        trunk: Any,
         heads: Mapping[str, Tensor],
         *,
         size: int | None = None,
     ) -> None:
         super().__init__()
         self.trunk, self.size = trunk, size
+        more = f"lin{len(trunk.widths)}.model.1.weight"
+        if more in heads:
+            raise DataError(
+                f"there is a head {more}, and this trunk has {len(trunk.widths)} depths: take the "
+                "heads of the same trunk"
+            )
         for k, width in enumerate(trunk.widths):
             head = heads.get(f"lin{k}.model.1.weight")
             if head is None or tuple(head.shape) != (1, width, 1, 1):

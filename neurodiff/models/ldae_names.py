@@ -114,12 +114,20 @@ def from_imagenet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"backbone.backbone." + name: tensor for name, tensor in kept.items()}
 
 
-def unet_size_of(shapes: Mapping[str, Shape], *, heads: int = 1) -> LatentUNetSize:
-    """Size of the U-Net with these shapes; no shape tells heads and strides (published: 1 head).
+def unet_size_of(
+    shapes: Mapping[str, Shape], *, heads: int = 1, groups: int | None = 32
+) -> LatentUNetSize:
+    """Size of the U-Net with these shapes.
+
+    Parameters
+    ----------
+    heads, groups : of which no shape tells, nor of the strides; the defaults are published. None
+        takes 32 groups, or the largest number below that divides the width: good enough to compare
+        names and shapes, and a guess where a network is to be run.
 
     Raises
     ------
-    DataError : the shapes are of no possible U-Net.
+    DataError : the shapes are of no possible U-Net, or not of this number of groups.
     """
     first = shapes.get("input_blocks.0.0.weight", ())
     blocks = _numbered(shapes, r"output_blocks\.(\d+)\.0\.in_layers\.2\.weight")
@@ -130,6 +138,14 @@ def unet_size_of(shapes: Mapping[str, Shape], *, heads: int = 1) -> LatentUNetSi
     level_starts = range(0, len(blocks), each)
     if len(blocks) % each or len(ups) != len(level_starts) - 1:
         raise DataError(f"the weights have {len(blocks)} output blocks, no multiple of {each}")
+    if groups is None:
+        groups = _most(first[0], 32)
+    elif first[0] % groups:
+        raise DataError(
+            f"the U-Net has a width of {first[0]}, which the published {groups} groups do not "
+            "divide, and no file tells how many it was trained with: open the model's own folder, "
+            "or give its size"
+        )
     widths = [shapes[f"output_blocks.{k}.0.in_layers.2.weight"][0] for k in level_starts][::-1]
     attends = [f"output_blocks.{k}.1.qkv.weight" in shapes for k in level_starts][::-1]
     return LatentUNetSize(
@@ -139,16 +155,20 @@ def unet_size_of(shapes: Mapping[str, Shape], *, heads: int = 1) -> LatentUNetSi
         blocks=each - 1,
         attention=tuple(2**level for level, has in enumerate(attends) if has),
         heads=heads,
+        groups=groups,
         semantic=shapes.get("label_emb.weight", (0, LatentUNetSize.semantic))[1],
     )
 
 
-def encoder_size_of(shapes: Mapping[str, Shape], *, heads: int = 8) -> SliceEncoderSize:
-    """Size of the semantic encoder with these shapes; ``heads`` no shape tells.
+def encoder_size_of(shapes: Mapping[str, Shape], *, heads: int | None = 8) -> SliceEncoderSize:
+    """Size of the semantic encoder with these shapes.
+
+    heads : of which no shape tells; 8 are published. None takes 8, or the largest number below that
+        divides the code: good enough to compare names and shapes, and a guess otherwise.
 
     Raises
     ------
-    DataError : the shapes are of no possible encoder.
+    DataError : the shapes are of no possible encoder, or not of this number of heads.
     """
     scales = {
         match[1]: int(match[2])
@@ -159,6 +179,15 @@ def encoder_size_of(shapes: Mapping[str, Shape], *, heads: int = 8) -> SliceEnco
     if not scales or table is None:
         raise DataError(f"the weights lack the slice network or {_TABLE}; save the encoder again")
     stages = sorted(scales, key=int)
+    code = shapes[f"{_FEATURES}{stages[-1]}.0.layer_scale"][0]
+    if heads is None:
+        heads = _most(code, 8)
+    elif code % heads:
+        raise DataError(
+            f"the encoder gives codes of {code} numbers, which the published {heads} heads do not "
+            "divide, and no file tells how many it was trained with: open the model's own folder, "
+            "or give its size"
+        )
     last = {
         stage: max(_numbered(shapes, re.escape(_FEATURES + stage) + r"\.(\d+)\.layer_scale"))
         for stage in stages
@@ -185,6 +214,11 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.M
             raise DataError(f"{where}: {name} holds NaN or infinity; download or train it again")
     fill(module, tensors, dtype=torch.float32, where=where)
     return module.eval()
+
+
+def _most(width: int, limit: int) -> int:
+    """The largest number up to ``limit`` that divides ``width``."""
+    return next(n for n in range(limit, 0, -1) if width % n == 0)
 
 
 def _numbered(shapes: Mapping[str, Shape], pattern: str) -> set[int]:

@@ -37,7 +37,7 @@ from neurodiff.pipelines.ldae_arrays import (
     checked_latents,
     checked_volumes,
 )
-from neurodiff.pipelines.ldae_files import LDAENetworks, load_ldae
+from neurodiff.pipelines.ldae_files import LDAENetworks
 from neurodiff.pipelines.ldae_kept import KeptWalks
 from neurodiff.pipelines.ldae_networks import recipe_of, untrained
 from neurodiff.pipelines.ldae_networks import seeded as seeded  # read from here too
@@ -112,8 +112,18 @@ class LDAE:
 
     @classmethod
     def from_published(cls, folder: str | os.PathLike[str]) -> LDAE:
-        """The published weights (`load_ldae`), protocol "ldae-2025"."""
-        return cls.from_networks(load_ldae(folder), name="published")
+        """The published weights, protocol "ldae-2025", with the released direction if it is there.
+
+        Raises
+        ------
+        DataError : as `ldae_opening.open_published`; also where only an autoencoder is there.
+        """
+        from neurodiff.pipelines.ldae_opening import open_published
+
+        found = open_published(folder)
+        if not isinstance(found, cls):
+            raise DataError(f"{folder} holds an autoencoder alone; expected all of LDAE's networks")
+        return found
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> LDAE:
@@ -163,6 +173,23 @@ class LDAE:
     @property
     def protocol(self) -> str:
         return self.recipe.protocol
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        return self.recipe.size.grid
+
+    @property
+    def preparation(self) -> BrainPreprocessing | None:
+        return self.recipe.preparation
+
+    @property
+    def code_width(self) -> int:
+        """Numbers of a code."""
+        return self.recipe.size.encoder.code
 
     @property
     def device(self) -> torch.device:

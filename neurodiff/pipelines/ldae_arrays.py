@@ -59,6 +59,6 @@ def check_values(volumes: np.ndarray, name: str) -> None:
     low, high = (float(f(volumes)) if volumes.size else 0.0 for f in (np.min, np.max))
     if low < -1e-3 or high > 1 + 1e-3:
         raise DataError(
-            f"{name} have values from {low:.4g} to {high:.4g}; the model reads 0 to 1: prepare the "
+            f"{name}: values from {low:.4g} to {high:.4g}, and the model reads 0 to 1: prepare the "
             "scans first"
         )

@@ -66,12 +66,14 @@ def export_bundle(networks: LDAENetworks, folder: str | Path) -> Path:
     return folder
 
 
-def import_bundle(folder: str | Path) -> LDAENetworks:
+def import_bundle(folder: str | Path, *, autoencoder_only: bool = False) -> LDAENetworks:
     """Networks of a MONAI bundle: MONAI's brain latent diffusion model, or one of ours.
 
     Settings are taken as values: expressions ("$...") are not run.  The autoencoder's size follows
     from its weights.  A ``DiffusionModelUNet`` becomes ``decoder`` as it is, with old names
     converted.
+
+    autoencoder_only : leave the other networks and their files alone, which may be gigabytes.
 
     Raises
     ------
@@ -84,8 +86,8 @@ def import_bundle(folder: str | Path) -> LDAENetworks:
         raise DataError(f"{folder}/configs/inference.json holds no settings by name")
     found: dict[str, Any] = {}
     for name, files in _MODELS.items():
-        key = next((k for k in _KEYS[name] if k in config and not _names_another(config[k])), None)
-        if key is not None:
+        key = _key_of(config, name)
+        if key is not None and not (autoencoder_only and name != "autoencoder"):
             path = next((p for f in files if (p := folder / "models" / f).exists()), None)
             if path is None:
                 raise MissingDataError(f"{folder}/models has none of {', '.join(files)}")
@@ -99,6 +101,20 @@ def import_bundle(folder: str | Path) -> LDAENetworks:
         found.get("encoder"),
         float(scale) if isinstance(scale, int | float) else None,
         str(config.get("protocol", "neurodiff-1")),
+    )
+
+
+def holds_ldae(folder: str | Path) -> bool:
+    """Whether a bundle's definitions are those of a whole LDAE, such as `export_bundle` writes."""
+    config = read_json(Path(folder) / "configs" / "inference.json")
+    if not isinstance(config, Mapping):
+        return False
+    keys = {name: _key_of(config, name) for name in _MODELS}
+    targets = {name: _target(config[key]) for name, key in keys.items() if key is not None}
+    scaled = isinstance(config.get("latent_scale"), int | float)
+    return scaled and (targets.get("network"), targets.get("encoder")) == (
+        "ShiftUNet",
+        "SliceEncoder",
     )
 
 
@@ -149,7 +165,7 @@ def _built(config: Mapping[str, Any], key: str, path: Path, folder: Path) -> Any
     where = f"{folder}/configs/inference.json: {key}"
     if not isinstance(given, Mapping) or not isinstance(given.get("_target_"), str):
         raise DataError(f"{where} names no '_target_'; expected the definition of a network")
-    target = given["_target_"].removesuffix(_MAKE).rsplit(".", 1)[-1]
+    target = _target(given)
     values = {k: _value(config, v, f"{where}.{k}") for k, v in given.items() if k != "_target_"}
     if target == "AutoencoderKL":
         groups, eps = values.get("norm_num_groups"), values.get("norm_eps", 1e-6)
@@ -160,6 +176,17 @@ def _built(config: Mapping[str, Any], key: str, path: Path, folder: Path) -> Any
         load, sizes = _OURS[target]
         return load(path, size=from_plain(sizes, values))
     raise DataError(f"{where} is a {target}; known are AutoencoderKL, DiffusionModelUNet and ours")
+
+
+def _key_of(config: Mapping[str, Any], name: str) -> str | None:
+    """The key that defines a network; None where nothing does."""
+    return next((k for k in _KEYS[name] if k in config and not _names_another(config[k])), None)
+
+
+def _target(given: Any) -> str:
+    """The class that a definition names; "" where it names none."""
+    named = given.get("_target_") if isinstance(given, Mapping) else None
+    return named.removesuffix(_MAKE).rsplit(".", 1)[-1] if isinstance(named, str) else ""
 
 
 def _names_another(value: Any) -> bool:

@@ -6,7 +6,7 @@ recognised by its names, never by its file name.  Bundles: :mod:`neurodiff.pipel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,16 @@ def load_ldae(folder: str | Path) -> LDAENetworks:
         PUBLISHED_SCALE,
         "ldae-2025",
     )
+    require_one_model(networks, folder, paths["decoder"])
+    return networks
+
+
+def require_one_model(networks: LDAENetworks, folder: Path, decoder_file: Path) -> None:
+    """Raise DataError where published networks have no shift, or do not fit each other."""
     decoder, encoder = networks.decoder, networks.encoder
     if not isinstance(decoder, ShiftUNet):
         raise DataError(
-            f"{paths['decoder']} is {WHAT['unet']} and has no shift; give {WHAT['decoder']}"
+            f"{decoder_file} is {WHAT['unet']} and has no shift; give {WHAT['decoder']}"
         )
     assert encoder is not None
     if decoder.size.semantic != encoder.size.code:
@@ -143,7 +149,12 @@ def load_ldae(folder: str | Path) -> LDAENetworks:
             f"{folder} has an encoder of {encoder.size.code} numbers and a decoder that reads "
             f"{decoder.size.semantic}; give files of one model"
         )
-    return networks
+    channels = networks.autoencoder.latent_channels
+    if decoder.size.channels != channels:
+        raise DataError(
+            f"{folder} has an autoencoder of {channels} latent channels and a decoder of "
+            f"{decoder.size.channels}; give files of one model"
+        )
 
 
 def load_autoencoder(path: str | Path, *, groups: int | None = None, eps: float = 1e-6) -> Any:
@@ -155,11 +166,7 @@ def load_autoencoder(path: str | Path, *, groups: int | None = None, eps: float 
     ------
     MissingDataError, DataError : no file, a broken one, of another network, a missing name.
     """
-    tensors = current_names(named_tensors(path, "autoencoder"))
-    size = autoencoder_size_of(shapes_of(tensors), groups=groups, eps=eps)
-    with torch.device("meta"):
-        network = autoencoder(size)
-    return filled(network, tensors, str(path))
+    return autoencoder_of(named_tensors(path, "autoencoder"), str(path), groups=groups, eps=eps)
 
 
 def load_unet(path: str | Path, *, size: LatentUNetSize | None = None) -> LatentUNet:
@@ -171,12 +178,7 @@ def load_unet(path: str | Path, *, size: LatentUNetSize | None = None) -> Latent
     ------
     MissingDataError, DataError : as :func:`load_autoencoder`.
     """
-    tensors = named_tensors(path, "decoder", "unet")
-    size = size or unet_size_of(shapes_of(tensors))
-    with torch.device("meta"):
-        network = ShiftUNet(size) if "label_emb.weight" in tensors else LatentUNet(size)
-    filled(network, tensors, str(path))
-    return network
+    return unet_of(named_tensors(path, "decoder", "unet"), str(path), size=size)
 
 
 def load_encoder(path: str | Path, *, size: SliceEncoderSize | None = None) -> SliceEncoder:
@@ -188,11 +190,49 @@ def load_encoder(path: str | Path, *, size: SliceEncoderSize | None = None) -> S
     ------
     MissingDataError, DataError : as :func:`load_autoencoder`.
     """
-    tensors = encoder_tensors(named_tensors(path, "encoder"))
+    return encoder_of(named_tensors(path, "encoder"), str(path), size=size)
+
+
+def autoencoder_of(
+    tensors: Mapping[str, Tensor], where: str, *, groups: int | None = None, eps: float = 1e-6
+) -> Any:
+    """What `load_autoencoder` makes of the tensors of a file, which ``where`` names in errors."""
+    tensors = current_names(tensors)
+    size = told_by(where, lambda: autoencoder_size_of(shapes_of(tensors), groups=groups, eps=eps))
     with torch.device("meta"):
-        network = SliceEncoder(size or encoder_size_of(shapes_of(tensors)))
-    filled(network, tensors, str(path))
+        network = autoencoder(size)
+    return filled(network, tensors, where)
+
+
+def unet_of(
+    tensors: Mapping[str, Tensor], where: str, *, size: LatentUNetSize | None = None
+) -> LatentUNet:
+    """What `load_unet` makes of the tensors of a file."""
+    size = size or told_by(where, lambda: unet_size_of(shapes_of(tensors)))
+    with torch.device("meta"):
+        network = ShiftUNet(size) if "label_emb.weight" in tensors else LatentUNet(size)
+    filled(network, tensors, where)
     return network
+
+
+def encoder_of(
+    tensors: Mapping[str, Tensor], where: str, *, size: SliceEncoderSize | None = None
+) -> SliceEncoder:
+    """What `load_encoder` makes of the tensors of a file."""
+    kept = told_by(where, lambda: encoder_tensors(tensors))
+    size = size or told_by(where, lambda: encoder_size_of(shapes_of(kept)))
+    with torch.device("meta"):
+        network = SliceEncoder(size)
+    filled(network, kept, where)
+    return network
+
+
+def told_by(where: str, make: Callable[[], Any]) -> Any:
+    """What ``make`` gives; its complaint about tensors gets the file's name."""
+    try:
+        return make()
+    except (DataError, UsageError) as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def convert_lightning(

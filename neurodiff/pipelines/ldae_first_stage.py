@@ -16,7 +16,7 @@ from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.training import TrainingSettings, train
 from neurodiff.datasets.latent_cache import LatentCache, hash_of_weights
-from neurodiff.models.ldae_autoencoder import encode, set_template, template_of
+from neurodiff.models.ldae_autoencoder import autoencoder, encode, set_template, template_of
 from neurodiff.pipelines.ldae_files import load_autoencoder
 from neurodiff.pipelines.ldae_losses import (
     Adversary,
@@ -100,9 +100,7 @@ def fit_autoencoder(
     device = next(network.parameters()).device
     start = ""
     if stage.weights is not None:
-        size = recipe.size.autoencoder
-        given = load_autoencoder(stage.weights, groups=size.groups, eps=size.eps)
-        _require_size(given, network, stage.weights)
+        given = _given(recipe, network)
         network.load_state_dict(given.state_dict())
         start = hash_of_weights(given.state_dict())
     training = stage.training
@@ -118,7 +116,7 @@ def fit_autoencoder(
             keep["adversary"] = adversary.to(device)
         if stage.perceptual > 0 and stage.perceptual_network is not None:
             perceptual = SlicePerceptualLoss(
-                perceptual_network(stage.perceptual_network),
+                perceptual_network(Path(stage.perceptual_network).expanduser()),
                 share=stage.perceptual_share,
                 values="0..1" if recipe.protocol == "ldae-2025" else "-1..1",
             ).to(device)
@@ -158,6 +156,33 @@ def fit_autoencoder(
         restore=network.load_state_dict,
     )
     return network.eval()
+
+
+def require_networks_fit(recipe: LDAERecipe) -> None:
+    """Open the networks that a recipe names, so that wrong ones are told before scans are prepared.
+
+    Raises
+    ------
+    MissingDataError, DataError : as `load_autoencoder` and `perceptual_network`.
+    UsageError : an autoencoder of another size than the recipe's.
+    """
+    stage = recipe.autoencoder
+    if stage.weights is not None:
+        with torch.device("meta"):
+            wanted = autoencoder(recipe.size.autoencoder)
+        _given(recipe, wanted)
+    uses = stage.training is not None and stage.perceptual > 0
+    if uses and stage.perceptual_network is not None:
+        perceptual_network(Path(stage.perceptual_network).expanduser())
+
+
+def _given(recipe: LDAERecipe, wanted: Any) -> Any:
+    """The autoencoder of the recipe's file, which has to be of the size of ``wanted``."""
+    size, path = recipe.size.autoencoder, recipe.autoencoder.weights
+    assert path is not None
+    given = load_autoencoder(Path(path).expanduser(), groups=size.groups, eps=size.eps)
+    _require_size(given, wanted, path)
+    return given
 
 
 def mean_and_sd(scans: PreparedScans) -> tuple[Tensor, float]:
@@ -205,15 +230,15 @@ def _require_size(given: Any, wanted: Any, path: str) -> None:
         )
 
 
-def fit_latents(work: Work, autoencoder: Any, scans: PreparedScans, identity: str) -> LatentCache:
+def fit_latents(work: Work, network: Any, scans: PreparedScans, identity: str) -> LatentCache:
     """Latents of all scans, as a stage."""
-    hashed = hash_of_weights(autoencoder.state_dict())
+    hashed = hash_of_weights(network.state_dict())
     inputs = [hashed, identity]
     folder = stage_folder(work.stages.run, "latents", {}, inputs, work.place) / "cache"
     shape = work.recipe.size.latent
 
     def fit(_: Any, __: Any) -> dict[str, Any]:
-        cache = encode_scans(autoencoder, scans, folder, shape=shape, progress=work.progress)
+        cache = encode_scans(network, scans, folder, shape=shape, progress=work.progress)
         return {"scans": len(cache.ids)}
 
     work.stages.do(

