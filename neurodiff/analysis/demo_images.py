@@ -10,7 +10,6 @@ Every step is a stage or an item of the run folder: what is done is not done aga
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.demo_steps import Clock, once
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run, fingerprint
 from neurodiff.core.stimuli import Stimuli
@@ -102,25 +102,23 @@ def run_image_demo(out: str | Path, seed: int, size: str) -> str:
         command=sys.argv,
         seed=seed,
     )
-    page = run.stage("report", {"seed": seed}, [run.fingerprint], version=1)
-    if page.done and run.report_path.is_file():
-        return f"done before, nothing repeated\n{_closing(run, page.metrics)}"
-    progress.say(f"run folder: {run.folder} (interrupt at any time; the same command goes on)")
-    outcome = decode_scenes(run, recipe, size, seed, progress)
 
-    from neurodiff.analysis.page_scenes import write_scene_page
+    def write(outcome: SceneOutcome) -> list[str]:
+        from neurodiff.analysis.page_scenes import write_scene_page
 
-    began = time.monotonic()
-    findings = write_scene_page(outcome, progress)
-    outcome.seconds["report"] = time.monotonic() - began
-    run.touch()
-    page.finish({"findings": findings, "seconds": outcome.seconds})
-    return _closing(run, page.metrics)
+        return write_scene_page(outcome, progress)
+
+    return once(
+        run,
+        seed,
+        progress,
+        work=lambda: decode_scenes(run, recipe, size, seed, progress),
+        write=write,
+    )
 
 
 def decode_scenes(run: Run, recipe: Any, size: str, seed: int, progress: Progress) -> SceneOutcome:
     """Everything up to the scores."""
-    from neurodiff.analysis.demo import Clock
     from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES
     from neurodiff.datasets.simulated.scene_opening import (
         open_simulated_scenes,
@@ -426,7 +424,3 @@ def _bottleneck(
         return feature_identification(told, truth)
 
     return bottleneck_curve(score, ranks, full=full, seed=seed)
-
-
-def _closing(run: Run, measured: dict) -> str:
-    return "\n".join([*measured.get("findings", []), f"report: {run.report_path}"])
