@@ -28,14 +28,13 @@ from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.run import MODEL, Run, fingerprint
 from neurodiff.core.safe_io import read_json, sha256_of
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
 
-MODEL = "model"
 NSD = ("nsd",)  # readers whose sessions are those of the published tables
 CLIP_SHAPES = {"text": (77, 768), "vision": (257, 768)}
 

@@ -19,13 +19,12 @@ from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
-from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.run import MODEL, Run, fingerprint
 from neurodiff.core.safe_io import read_json, sha256_of
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae_settings import LDAERecipe
 
-MODEL = "model"
 SHARES = {"train": 0.8, "validation": 0.05, "test": 0.15}
 _FEWEST = 8  # people that the shares are dealt to
 

@@ -74,7 +74,7 @@ def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Pa
 
 def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
     """Everything the page shows."""
-    from neurodiff.analysis.verbs import score_run, set_remarks
+    from neurodiff.analysis.run_scores import score_run, set_remarks
 
     conditions: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, Any]] = {}  # data -> its conditions, where there are several

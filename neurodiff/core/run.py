@@ -51,6 +51,7 @@ from neurodiff.core.sealed import (
     sealed_record,
 )
 
+MODEL = "model"  # folder of the fitted pipeline in a run's
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
 _OWN |= {"set_scores.csv", "report.html", "report.json", "logs", "batch"}
 

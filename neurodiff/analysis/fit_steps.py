@@ -1,0 +1,111 @@
+"""Steps of a MinD-3D fit beside the training: stimuli it needs, and what it would do."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurodiff.analysis.sources import Source
+from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.recording import Recording
+from neurodiff.core.stimuli import Stimuli
+
+if TYPE_CHECKING:
+    from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
+
+
+def require_meshes(stimuli: Stimuli, shown: list[str]) -> None:
+    """Complain before any work; meshes are read later, one by one.
+
+    Raises
+    ------
+    DataError : a stimulus that is not in the table (MissingDataError: none of them has a mesh).
+    """
+    for name in shown:
+        if name not in stimuli:
+            raise DataError(
+                f"stimulus {name!r} of the recording is not among the {len(stimuli)} stimuli; add "
+                "it to their table"
+            )
+    if stimuli.load_mesh is None:
+        raise MissingDataError(
+            f"stimulus {shown[0]!r} has no mesh, and none come with these stimuli: fitting shapes "
+            "needs a mesh of every training stimulus, such as stimuli/<id>.glb"
+        )
+
+
+def stimuli_hash(stimuli: Stimuli, ids: list[str]) -> str:
+    """SHA-256 of the ids and categories, in this order."""
+    table = stimuli.select(ids).table[["id", "category"]]
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def plan_text(
+    settings: MinD3DRecipe,
+    source: Source,
+    recording: Recording,
+    train: Recording,
+    shown: list[str],
+) -> str:
+    """What a fit would do: sizes, trials, bytes; nothing is written."""
+    import torch
+
+    from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
+    from neurodiff.pipelines.brain_input import BrainInput
+
+    encoder = settings.bridge.encoder
+    first = train.select([0])  # the patches depend on the space, not on the values
+    brain = BrainInput.fit(first, patch_size=encoder.patch_size, image_size=encoder.image_size)
+    with torch.device("meta"):
+        shapes = ShapeGenerator(settings.decoder.size, settings.tokenizer.size)
+        networks = BrainNetworks(
+            settings.bridge.encoder_for(brain.image_size),
+            settings.bridge.network,
+            patches=torch.from_numpy(brain.kept),
+            aggregated_tokens=settings.bridge.aggregated_tokens,
+        )
+    parts: dict[str, Any] = {
+        "vqvae_model (tokenizer)": shapes.vqvae_model,
+        "transformer_model (shape decoder)": shapes.transformer_model,
+        **dict(networks.named_children()),
+    }
+    counts = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in parts.items()
+    }
+    counts["ridge"] = (train.n_features + 1) * settings.embedding.dim
+    steps = {
+        "tokenizer": settings.tokenizer.training,
+        "shape decoder": settings.decoder.training,
+        "bridge": settings.bridge.training,
+        "adapters": settings.decoder.adapters,
+    }
+    splits = recording.trials["split"].value_counts(sort=False)
+    size = 4 * float(np.prod(train.data.shape))
+    total = sum(counts.values())
+    label = ", simulated" if recording.simulated else ""
+    return "\n".join(
+        [
+            f"recipe {settings.name}, data {source.name}{label}",
+            f"trials: {', '.join(f'{n} {name}' for name, n in splits.items())}",
+            f"a trial: {' x '.join(map(str, train.data.shape[1:]))} values (frames x features)",
+            f"training stimuli: {len(shown)}",
+            f"training data: {size / 1e6:.1f} MB ({size:.0f} bytes) as float32",
+            "parameters:",
+            *(f"  {name:<34} {n:>13,}" for name, n in counts.items()),
+            f"  {'all':<34} {total:>13,} ({4 * total} bytes as float32)",
+            "steps x batch:",
+            *(f"  {name:<34} {one.steps:>6} x {one.batch_size}" for name, one in steps.items()),
+            "nothing was written (--dry-run)",
+        ]
+    )
+
+
+def gate_words(gate: dict[str, Any]) -> list[str]:
+    """What a stage reached, for the progress: numbers to three digits."""
+    return [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in gate.items()
+    ]
