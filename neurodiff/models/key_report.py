@@ -30,7 +30,7 @@ from neurodiff.models.published_sizes import (
     schedule_tables,
     sizes_of,
 )
-from neurodiff.models.vdvae import VDVAESize
+from neurodiff.models.vdvae_size import VDVAESize
 from neurodiff.models.vdvae_weights import PARTS as VDVAE_PARTS
 from neurodiff.models.vdvae_weights import vdvae_shapes, vdvae_size_of
 
