@@ -27,12 +27,11 @@ from neurodiff.datasets.simulated.objects import (
     stimuli,
     training_arrays,
 )
+from neurodiff.datasets.simulated.stimulus_features import FeatureSpace, StimulusFeatures
 from neurodiff.datasets.simulated.subject import (
     DEFAULT_CEILING,
     INDIVIDUAL,
-    FeatureSpace,
     PlantedSubject,
-    StimulusFeatures,
     plant_subject,
     record,
 )
