@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neurodiff.core.errors import UsageError
-from neurodiff.core.seeds import item_seed, numpy_generator, torch_generator
+from neurodiff.core.seeds import item_seed, numpy_generator, seeded_layers, torch_generator
 
 
 def test_seed_is_the_first_63_bits_of_the_stated_hash():
@@ -43,6 +43,21 @@ def test_generators_repeat_and_leave_the_global_state_alone():
     assert torch.equal(*draws)
     np.testing.assert_array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(before_torch, torch.get_rng_state())
+
+
+def test_first_weights_follow_from_the_seed_and_the_global_state_is_put_back():
+    before = torch.get_rng_state()
+
+    def weights(seed: int) -> torch.Tensor:
+        with seeded_layers(seed):
+            return torch.nn.Linear(3, 2).weight
+
+    assert torch.equal(weights(4), weights(4))
+    assert not torch.equal(weights(4), weights(5))
+    with pytest.raises(KeyError), seeded_layers(4):
+        torch.randn(3)
+        raise KeyError
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "7", True, None])

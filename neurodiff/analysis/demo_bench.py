@@ -10,7 +10,7 @@ import numpy as np
 
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
-from neurodiff.core.seeds import item_seed, numpy_generator
+from neurodiff.core.seeds import item_seed, numpy_generator, seeded_layers
 
 if TYPE_CHECKING:
     from neurodiff.analysis.demo import Outcome
@@ -23,8 +23,6 @@ def fit_classifier(
     run: Run, train, test, seed: int, progress: Progress, *, steps: int = 300
 ) -> tuple[ViewClassifier, float]:
     """The judge of n-way identification; returns it and its accuracy on held-out true objects."""
-    import torch
-
     from neurodiff.core.training import TrainingSettings
     from neurodiff.core.training import train as fit
     from neurodiff.features.view_classifier import ViewClassifier
@@ -32,8 +30,7 @@ def fit_classifier(
 
     names = tuple(dict.fromkeys(train.categories))
     labels = np.array([names.index(c) for c in train.categories])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(item_seed(seed, subject="", stimulus="", stage="classifier"))
+    with seeded_layers(item_seed(seed, subject="", stimulus="", stage="classifier")):
         classifier = ViewClassifier(names)
     schedule = TrainingSettings(
         steps=min(steps, 4 * len(train)), batch_size=48, learning_rate=3e-3, warmup=10

@@ -37,6 +37,7 @@ from neurodiff.pipelines.mind3d_codes import codes_of_embedding, codes_of_shapes
 from neurodiff.pipelines.mind3d_fitting import (
     Loop,
     anchor_state,
+    first_weights,
     fit_adapters,
     fit_anchor,
     fit_bridge,
@@ -45,7 +46,6 @@ from neurodiff.pipelines.mind3d_fitting import (
     renormed,
     reset_adapters,
     restore_anchor,
-    seeded_layers,
     shapes_hash,
 )
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
@@ -78,7 +78,7 @@ class MinD3D:
 
     def __init__(self, recipe: MinD3DRecipe):
         self.recipe = recipe
-        with seeded_layers(0, "shapes"):
+        with first_weights(0, "shapes"):
             self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
         self.path = cosine(recipe.bridge.network.timesteps)
         self.embedding: ViewEmbedding | None = None
@@ -153,7 +153,7 @@ class MinD3D:
         """The part that needs no brain: embedding, tokenizer, shape decoder."""
         stages, recipe = Stages(run, progress), self.recipe
         key = bank.fingerprint()
-        with seeded_layers(seed, "shapes"):
+        with first_weights(seed, "shapes"):
             self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
         self.embedding = ViewEmbedding.fit(
             bank.views, recipe.embedding.dim, whiten=recipe.embedding.whiten
@@ -235,7 +235,7 @@ class MinD3D:
             state=lambda: anchor_state(ridge),
             restore=lambda state: restore_anchor(ridge, state),
         )
-        with seeded_layers(seed, "networks"):
+        with first_weights(seed, "networks"):
             self.networks = networks = BrainNetworks(
                 settings.encoder_for(brain.image_size),
                 settings.network,

@@ -6,9 +6,9 @@ they fit. ``Loop`` holds what every stage hands on to the one training loop.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from neurodiff.bridges.prior import denoising_loss
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.seeds import item_seed, torch_generator
+from neurodiff.core.seeds import item_seed, seeded_layers, torch_generator
 from neurodiff.core.training import train
 from neurodiff.diffusion.paths import VariancePreserving
 from neurodiff.geometry.bank import ShapeBank
@@ -205,7 +205,7 @@ def fit_adapters(
 
 def reset_adapters(decoder: ShapeDecoder, seed: int) -> None:
     """To the identity: another recording may have been fitted before."""
-    with seeded_layers(seed, "adapters"):
+    with first_weights(seed, "adapters"):
         for block in decoder.blocks:
             if block.adapter is not None:
                 nn.init.normal_(block.adapter.x_fc1.weight, std=0.02)
@@ -223,12 +223,10 @@ def shapes_hash(shapes: ShapeGenerator) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def seeded_layers(seed: int, what: str) -> Iterator[None]:
-    """Constructors of layers draw from torch's global state; fix it and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(item_seed(seed, subject="", stimulus=what, stage="initial weights"))
-        yield
+def first_weights(seed: int, part: str) -> AbstractContextManager[None]:
+    """Layers made in this block start from the run's seed and the part's name."""
+    key = item_seed(seed, subject="", stimulus=part, stage="initial weights")
+    return seeded_layers(key)
 
 
 def mean_cosine(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> float:
