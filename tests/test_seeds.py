@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator, seeded_layers, torch_generator
@@ -32,8 +33,6 @@ def test_numbers_and_text_name_the_same_subject():
 
 
 def test_generators_repeat_and_leave_the_global_state_alone():
-    import torch
-
     before_numpy = np.random.get_state()[1].copy()  # noqa: NPY002
     before_torch = torch.get_rng_state()
     seed = item_seed(3, subject="a", stimulus="b")
