@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from neurodiff.analysis.decoded_items import closing, recording_to_decode
 from neurodiff.analysis.decoding import decode, own_source
 from neurodiff.analysis.fit_steps import gate_words, plan_text, require_meshes, stimuli_hash
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
@@ -18,7 +19,7 @@ from neurodiff.analysis.run_scores import score_run, summary_text
 from neurodiff.analysis.sources import Source, chosen_source, trials_of
 from neurodiff.analysis.splits import categories_of, remember, trained_on
 from neurodiff.core.config import dump, load
-from neurodiff.core.errors import NeurodiffError, UsageError
+from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import MODEL, Run, fingerprint
 
@@ -121,11 +122,7 @@ def reconstruct_run(
             "mean 0 and standard deviation 1 over visual cortex, and what comes out checks the "
             "plumbing, not the decoder"
         )
-    recording, _ = source.open(progress)
-    if is_own:
-        recording = trials_of(recording, "test")
-        if root is not None:
-            opened.info["data"] = {**opened.info["data"], "root": source.root}
+    recording = recording_to_decode(opened, source, progress, is_own=is_own, root=root)
     found = decode(
         opened,
         pipe,
@@ -135,13 +132,7 @@ def reconstruct_run(
         samples=samples or 1,
         progress=progress,
     )
-    if found.failures:
-        raise NeurodiffError(
-            f"{found.items - found.done} of {found.items} items failed, first: "
-            f"{found.failures[0]}; the others are done: mend the data and start the same command "
-            "again"
-        )
-    return f"{found} in {opened.folder / 'items'}"
+    return closing(found, opened)
 
 
 def reconstruct_file(source: Path, out: Path, model: Path) -> str:
