@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +11,9 @@ import pandas as pd
 from neurodiff.analysis.figures import format_number
 from neurodiff.analysis.ldae_evaluation import LDAEEvaluation
 from neurodiff.analysis.ldae_gates import LABELS, Gate, gates_of, span
+from neurodiff.analysis.page import provenance_of
 from neurodiff.analysis.report import Report, ReportData
 from neurodiff.core.progress import Progress
-from neurodiff.core.provenance import peak_memory_mb
 
 if TYPE_CHECKING:
     from neurodiff.analysis.demo_ldae import CohortOutcome
@@ -261,20 +259,13 @@ def _notes(simulated: bool) -> list[str]:
 
 
 def _provenance(run: Run, pipe: LDAE, people: dict[str, int]) -> dict[str, Any]:
-    info = run.info
     return {
-        "run folder": Path(run.folder).name,
-        "command": info["command"],
-        "seed": str(run.seed),
-        "fingerprint": run.fingerprint,
-        "created": info["created"],
-        "neurodiff": str(info["neurodiff"]),
-        "git": {k: str(v) for k, v in (info.get("git") or {}).items()},
-        "versions": {k: str(v) for k, v in info["versions"].items()},
-        "platform": info["platform"],
-        "processors": str(os.cpu_count()),
-        "protocol": pipe.protocol,
-        "model": pipe.identity[:10],
-        "peak memory": f"{peak_memory_mb():.0f} MB",
+        **provenance_of(
+            run,
+            {
+                "protocol": pipe.protocol,
+                "model": pipe.identity[:10],
+            },
+        ),
         "people": ", ".join(f"{n} {name}" for name, n in people.items()),
     }
