@@ -49,7 +49,7 @@ def templates() -> jinja2.Environment:
     return environment
 
 
-def provenance_of(run: Run, more: Mapping[str, str]) -> dict[str, Any]:
+def page_provenance(run: Run, more: Mapping[str, str]) -> dict[str, Any]:
     """What a page says of the run it is about and of the machine; ``more`` comes before memory."""
     info = run.info
     return {

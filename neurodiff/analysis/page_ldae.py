@@ -11,7 +11,7 @@ import pandas as pd
 from neurodiff.analysis.figures import format_number
 from neurodiff.analysis.ldae_evaluation import LDAEEvaluation
 from neurodiff.analysis.ldae_gates import LABELS, Gate, gates_of, span
-from neurodiff.analysis.page import provenance_of
+from neurodiff.analysis.page import page_provenance
 from neurodiff.analysis.report import Report, ReportData
 from neurodiff.core.progress import Progress
 
@@ -260,7 +260,7 @@ def _notes(simulated: bool) -> list[str]:
 
 def _provenance(run: Run, pipe: LDAE, people: dict[str, int]) -> dict[str, Any]:
     return {
-        **provenance_of(
+        **page_provenance(
             run,
             {
                 "protocol": pipe.protocol,

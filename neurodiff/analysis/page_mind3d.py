@@ -19,7 +19,7 @@ from neurodiff.analysis.demo import (
     SAME,
     TOKENIZER,
 )
-from neurodiff.analysis.page import provenance_of
+from neurodiff.analysis.page import page_provenance
 from neurodiff.analysis.report import Pair, Report, ReportData
 from neurodiff.core.progress import Progress
 from neurodiff.core.seeds import item_seed, numpy_generator
@@ -329,7 +329,7 @@ def _notes(outcome: Outcome) -> list[str]:
 
 def _provenance(outcome: Outcome) -> dict:
     return {
-        **provenance_of(
+        **page_provenance(
             outcome.run,
             {
                 "protocol": outcome.pipe.recipe.protocol,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from neurodiff.analysis.image_conditions import CEILING, OURS
 from neurodiff.analysis.image_run_scores import LOW
-from neurodiff.analysis.page import provenance_of
+from neurodiff.analysis.page import page_provenance
 from neurodiff.analysis.page_images import (
     ImageFindings,
     dimension_table,
@@ -219,7 +219,7 @@ def _notes() -> list[str]:
 
 def _provenance(outcome: SceneOutcome) -> dict[str, Any]:
     return {
-        **provenance_of(
+        **page_provenance(
             outcome.run,
             {
                 "protocol": outcome.pipe.recipe.protocol,
