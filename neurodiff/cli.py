@@ -19,17 +19,15 @@ from neurodiff.cli_batch import app as batch_app
 from neurodiff.cli_ct import ct_app
 from neurodiff.cli_decode import evaluate, reconstruct
 from neurodiff.cli_fit import fit
-from neurodiff.cli_options import Root, Seed, Subject, show, subject_of
+from neurodiff.cli_options import Root, Seed, Subject, show, subject_of, told
 from neurodiff.cli_prepare import prepare
 from neurodiff.cli_report import figures, report_app
 from neurodiff.cli_scans import app as scans_app
 from neurodiff.cli_weights import weights_app
-from neurodiff.core.errors import DataError, NeurodiffError, file_error
+from neurodiff.core.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class Demo(enum.StrEnum):
@@ -53,19 +51,8 @@ class Verbs(TyperGroup):
     """Turns our own errors and an interruption into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with told():
             return super().invoke(ctx)
-        except NeurodiffError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
-        except OSError as error:
-            if (told := file_error(error)) is None:
-                raise
-            typer.echo(f"error: {told}", err=True)
-            raise typer.Exit(told.exit_code) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted; run the same command again to continue", err=True)
-            raise typer.Exit(INTERRUPTED) from error
 
 
 app = typer.Typer(
