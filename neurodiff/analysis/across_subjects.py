@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from neurodiff.analysis.fit_steps import gate_words, require_meshes, stimuli_hash
+from neurodiff.analysis.fit_steps import folder_of_fit, gate_words, require_meshes, stimuli_hash
 from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import MODEL, Run, fingerprint
+from neurodiff.core.run import MODEL, Run
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace
 
@@ -104,8 +104,8 @@ def fit_across(
             f"{shared[0][1].n_features:,} weights\nnothing was written (--dry-run)"
         )
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, f"{base.name}-{len(shared)}-subjects", key)
+    people = f"{base.name}-{len(shared)}-subjects"
+    folder = folder_of_fit(out, settings.name, people, plain, inputs, seed)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     # what `reconstruct` decodes: the new person's test trials
     run.info["data"] = opened[-1 if new is not None else 0][0].plain()

@@ -1,8 +1,10 @@
-"""Steps of a MinD-3D fit beside the training: stimuli it needs, and what it would do."""
+"""Steps of a fit beside the training: what goes in, which folder it has, and what it would do."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from neurodiff.analysis.sources import Source
 from neurodiff.core.errors import DataError, MissingDataError
 from neurodiff.core.recording import Recording
+from neurodiff.core.run import Run, fingerprint
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -40,6 +43,43 @@ def stimuli_hash(stimuli: Stimuli, ids: list[str]) -> str:
     """SHA-256 of the ids and categories, in this order."""
     table = stimuli.select(ids).table[["id", "category"]]
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def recording_inputs(
+    source: Source,
+    subject: int | str | None,
+    recording: Recording,
+    train: Recording,
+    *,
+    stimuli: str,
+) -> dict[str, Any]:
+    """What identifies the data of a fit to one person's ``train`` trials of a recording.
+
+    ``stimuli`` : hash of what was shown in them.
+    """
+    return {
+        "data": source.name,
+        "subject": subject,
+        "recording": train.fingerprint(),
+        "trials": train.n_trials,
+        "features": train.n_features,
+        "space": train.space.fingerprint(),
+        "stimuli": stimuli,
+        "simulated": bool(recording.simulated),
+    }
+
+
+def folder_of_fit(
+    out: Path,
+    name: str,
+    data: str,
+    recipe: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    seed: int,
+) -> Path:
+    """The run's folder: the same command finds its run again, another one makes another."""
+    key = fingerprint({"recipe": recipe, "inputs": inputs, "seed": seed})
+    return out / Run.folder_name(name, data, key)
 
 
 def plan_text(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurodiff.analysis.fit_steps import folder_of_fit, recording_inputs
 from neurodiff.analysis.leakage_run import (
     LENIENT,
     Strictness,
@@ -28,7 +29,7 @@ from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import MODEL, Run, fingerprint
+from neurodiff.core.run import MODEL, Run
 from neurodiff.core.safe_io import read_json, sha256_of
 from neurodiff.core.stimuli import Stimuli
 
@@ -79,22 +80,12 @@ def fit_images(
     _require_pictures(stimuli, shown)
     if dry_run:
         return plan_text(settings, source, recording)
-    inputs = {
-        "data": source.name,
-        "subject": subject,
-        "recording": train.fingerprint(),
-        "trials": train.n_trials,
-        "features": train.n_features,
-        "space": train.space.fingerprint(),
-        "stimuli": _hash_of(stimuli, shown),
-        "simulated": bool(recording.simulated),
-    }
+    inputs = recording_inputs(source, subject, recording, train, stimuli=_hash_of(stimuli, shown))
     networks = network_identities(settings)
     if networks:
         inputs["networks"] = networks
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
     if _is_fitted(folder, progress):
         return folder
     progress.say(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurodiff.analysis.fit_steps import folder_of_fit
 from neurodiff.analysis.sources import Source
 from neurodiff.analysis.splits import remember
 from neurodiff.core.cohort import Cohort
@@ -19,7 +20,7 @@ from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.provenance import package_version
-from neurodiff.core.run import MODEL, Run, fingerprint
+from neurodiff.core.run import MODEL, Run
 from neurodiff.core.safe_io import read_json, sha256_of
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def fit_cohort(
     if networks:
         inputs["networks"] = networks
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
     if _is_fitted(folder, progress):
         return folder
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)

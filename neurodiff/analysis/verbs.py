@@ -12,7 +12,14 @@ from pathlib import Path
 
 from neurodiff.analysis.decoded_items import closing, recording_to_decode
 from neurodiff.analysis.decoding import decode, own_source
-from neurodiff.analysis.fit_steps import gate_words, plan_text, require_meshes, stimuli_hash
+from neurodiff.analysis.fit_steps import (
+    folder_of_fit,
+    gate_words,
+    plan_text,
+    recording_inputs,
+    require_meshes,
+    stimuli_hash,
+)
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.leakage_run import LENIENT, Strictness, audit_before_fit, remember_audit
 from neurodiff.analysis.run_scores import score_run, summary_text
@@ -21,7 +28,7 @@ from neurodiff.analysis.splits import categories_of, remember, trained_on
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
-from neurodiff.core.run import MODEL, Run, fingerprint
+from neurodiff.core.run import MODEL, Run
 
 PUBLISHED_UNITS = ("fmri_shape", "fmri_objaverse")  # readers of z-scores of each first run
 
@@ -63,19 +70,11 @@ def fit(
     if dry_run:
         return plan_text(settings, source, recording, train, shown)
     report = audit_before_fit(recording, stimuli, leaks, progress=progress)
-    inputs = {
-        "data": source.name,
-        "subject": subject,
-        "recording": train.fingerprint(),
-        "trials": train.n_trials,
-        "features": train.n_features,
-        "space": train.space.fingerprint(),
-        "stimuli": stimuli_hash(stimuli, shown),
-        "simulated": bool(recording.simulated),
-    }
+    inputs = recording_inputs(
+        source, subject, recording, train, stimuli=stimuli_hash(stimuli, shown)
+    )
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, train.trials["subject"].unique(), categories_of(stimuli, shown))
