@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurodiff.analysis.sources import Source
-from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.progress import Progress
+from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.run import MODEL, Run, fingerprint
+from neurodiff.core.safe_io import read_json
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
@@ -80,6 +83,59 @@ def folder_of_fit(
     """The run's folder: the same command finds its run again, another one makes another."""
     key = fingerprint({"recipe": recipe, "inputs": inputs, "seed": seed})
     return out / Run.folder_name(name, data, key)
+
+
+def is_fitted(
+    folder: Path,
+    progress: Progress,
+    *,
+    index: str,
+    is_model: Callable[[Path], bool],
+    open_model: Callable[[Path], object],
+) -> bool:
+    """Whether an earlier call of this version fitted the run in ``folder``.
+
+    Parameters
+    ----------
+    index : name of a model's index, which says by which version it was saved.
+    is_model : whether a folder holds the index of such a model.
+    open_model : reads a model and compares its files; DataError where one is not as it was.
+    """
+    model = folder / MODEL
+    if not (folder / "run.json").is_file() or not is_model(model):
+        return False
+    try:
+        if read_json(model / index).get("neurodiff") != package_version():
+            return False
+        open_model(model)
+    except DataError as error:
+        progress.say(f"the model that was there is fitted again: {error}")
+        return False
+    progress.say("fitted before; the model is whole")
+    return True
+
+
+def require_named(recipe: str, named: Mapping[str, str], lacking: Sequence[str]) -> None:
+    """Complain of networks before any data are read.
+
+    Parameters
+    ----------
+    named : setting -> path of a published network.
+    lacking : settings that need one and name none.
+
+    Raises
+    ------
+    UsageError, MissingDataError : one is not named; one that is named is not there.
+    """
+    if lacking:
+        options = " ".join(f"-s {key}=PATH" for key in lacking)
+        raise UsageError(
+            f"recipe {recipe} reads published networks, and {' and '.join(lacking)} "
+            f"{'names' if len(lacking) == 1 else 'name'} none: give {options}"
+        )
+    for key, path in named.items():
+        if not Path(path).expanduser().exists():
+            raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
 
 
 def plan_text(
