@@ -138,6 +138,11 @@ def filter_from_transfer(
 
     Beyond it the ratio is unknown: a softening filter keeps its last value, a sharpening one goes
     back to 1 there, so that nothing is amplified which was not measured. Coherence is 0 there.
+
+    Raises
+    ------
+    UsageError : a floor outside (0, 1).
+    DataError : the source's curve falls below the floor at once.
     """
     if not 0 < floor < 1:
         raise UsageError(f"the floor is {floor:g}; give a share between 0 and 1, such as {FLOOR}")
@@ -170,6 +175,10 @@ def filter_from_noise(
 
     The lowest frequencies, where a filtered back-projection has no noise to measure, are taken from
     a smooth curve through the others that is 1 at 0.
+
+    Raises
+    ------
+    DataError : noise in fewer than three rings.
     """
     reach = min(source.reach, target.reach)
     f = source.frequency[source.frequency <= reach * (1 + 1e-9)]
@@ -238,7 +247,12 @@ def uniform_regions(hu: Any, *, size: int = 32, count: int = 8) -> list[tuple[in
 
     Squares whose mean lies within -200 and 200 HU in every slice, in ascending order of the SD of
     the means of blocks of 8 pixels: structure, and hardly the noise, whose least values would
-    otherwise be chosen. DataError where there is none.
+    otherwise be chosen.
+
+    Raises
+    ------
+    UsageError : a size that is no multiple of 8 from 16 on.
+    DataError : there is no such square.
     """
     hu = check_slices(hu)
     if size < 16 or size % 8:

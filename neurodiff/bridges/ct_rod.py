@@ -65,6 +65,7 @@ def rod_transfer(
 
     Raises
     ------
+    UsageError : a radius below two pixels.
     DataError : the surroundings of the rod leave the image, or it has no contrast.
     """
     image = check_slices(hu).mean(axis=0, dtype=np.float64)

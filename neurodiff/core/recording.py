@@ -173,6 +173,11 @@ class Recording:
             one a trial, of 3-D images (betas) or 4-D images (frames); or an array that the masker
             already made, (trials, *frames, features).
         trials : one row a trial.
+
+        Raises
+        ------
+        UsageError : the masker is not fitted.
+        DataError : images of different shapes, and as `from_arrays`.
         """
         betas = betas_of_images(masker, images)
         space = MaskerSpace(masker, betas.shape[-1])

@@ -52,6 +52,7 @@ class BetaFile:
 
     @property
     def n_features(self) -> int:
+        """Voxels or vertices that are kept."""
         return sum(int(mask.sum()) for mask in self.masks)
 
     def restricted(self, keep: np.ndarray) -> BetaFile:

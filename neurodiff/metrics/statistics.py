@@ -142,6 +142,10 @@ def permutation_p(
 ) -> float:
     """One-sided p ``(1 + number of permutations at least as good) / (1 + n)``; never 0.
 
+    Raises
+    ------
+    ValueError : the score or one of its permutations is not finite.
+
     References
     ----------
     Phipson & Smyth 2010, Statistical Applications in Genetics and Molecular Biology 9.

@@ -58,6 +58,7 @@ class Checkpoint:
 
     @property
     def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor by its published name."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     @property

@@ -35,6 +35,10 @@ class FeatureBridge(nn.Module):
         "mind3d-2024" is the published code: eps 1e-3 in every dtype but float32 (so in fp16 and
         bf16 too), and softmax in float32.  In float32 both give the same numbers.
     attn_drop, ff_drop : dropout of attention weights and feed-forwards; published training 0.01.
+
+    Raises
+    ------
+    ValueError : another protocol.
     """
 
     def __init__(

@@ -76,6 +76,8 @@ class BridgeState:
 
 
 class CausalTransformer(nn.Module):
+    """Layers of attention and feed-forward, each token blind to what comes after it."""
+
     def __init__(self, size: FeatureBridgeSize, protocol: str, attn_drop: float, ff_drop: float):
         super().__init__()
         self.rel_pos_bias = _RelativeBias(size)
@@ -101,6 +103,7 @@ class CausalTransformer(nn.Module):
         return [(attend, feed) for attend, feed in layers]
 
     def prepare(self, x: Tensor) -> BridgeState:
+        """Keys and values of every layer for tokens (trials, tokens, dim) that come first."""
         bias = self.rel_pos_bias(0, x.shape[1])
         keys, values = [], []
         *first, last = self._pairs()
@@ -116,6 +119,7 @@ class CausalTransformer(nn.Module):
         return BridgeState((*keys, k), (*values, v))
 
     def step(self, x: Tensor, state: BridgeState) -> Tensor:
+        """Outputs (rows, few, dim) of the last tokens behind prepared ones."""
         bias = self.rel_pos_bias(state.tokens, x.shape[1])
         for (attend, feed), keys, values in zip(
             self._pairs(), state.keys, state.values, strict=True

@@ -217,10 +217,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def is_dead(name: str) -> bool:
+    """Whether nothing reads a published parameter."""
     return any(part in name for part in DEAD)
 
 
 def is_counter(name: str) -> bool:
+    """Whether it is the step counter of a batch norm, which files may lack."""
     return name.endswith("num_batches_tracked")
 
 

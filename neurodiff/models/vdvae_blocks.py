@@ -189,6 +189,7 @@ class Decoder(nn.Module):
         return {b.shape[-1]: b.expand(items, -1, -1, -1) for b in self.bias_xs}
 
     def finish(self, states: dict[int, Tensor]) -> Tensor:
+        """Features (n, width, s, s) for the pixels' distribution."""
         return states[self.image_size] * self.gain + self.bias
 
 

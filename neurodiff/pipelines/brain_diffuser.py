@@ -139,7 +139,13 @@ class BrainDiffuser:
         run: Run | None = None,
         progress: Progress = SILENT,
     ) -> BrainDiffuser:
-        """The three decoders of one subject, from one factorisation; returns self."""
+        """The three decoders of one subject, from one factorisation; returns self.
+
+        Raises
+        ------
+        UsageError : there are no networks yet.
+        DataError : several subjects; as `BetaInput.fit`; a stimulus without picture or caption.
+        """
         networks = self._networks()
         people = list(dict.fromkeys(recording.trials["subject"]))
         if len(people) != 1:
@@ -210,6 +216,10 @@ class BrainDiffuser:
         recording : any trials of the subject.
         samples : images of each.
         average : average the repeats of a stimulus first, as published.
+
+        Raises
+        ------
+        UsageError, DataError : not fitted; as `predict_features`.
         """
         if recording is None or not self.heads:
             raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")

@@ -72,6 +72,7 @@ class SharedInput:
 
     @property
     def subject(self) -> str:
+        """Names of the people, for sentences."""
         return " and ".join(self.layers.shared)
 
     def __call__(self, recording: Recording) -> Float[np.ndarray, "n k"]:

@@ -135,6 +135,10 @@ class MinD3D:
         recording : training trials (trials, frames, features) or (trials, features).
         stimuli : hold a mesh for each stimulus of the recording.
         bank : the shapes as arrays, if they are at hand; else made from the meshes.
+
+        Raises
+        ------
+        MissingDataError, DataError : a stimulus without mesh, or with a broken one.
         """
         if bank is None:
             shown = list(dict.fromkeys(recording.trials.stimulus))
@@ -377,13 +381,8 @@ class MinD3D:
     def meshes(self, codes: Int[np.ndarray, "n codes"]) -> Iterator[trimesh.Trimesh]:
         """The mesh of each row of codes: occupancy is asked only near the surface."""
         self._fitted("embedding")
-        settings = self.recipe.mesh
-        return meshes_of_codes(
-            self.shapes.vqvae_model,
-            codes,
-            resolution=settings.resolution,
-            threshold=settings.threshold,
-        )
+        model, mesh = self.shapes.vqvae_model, self.recipe.mesh
+        return meshes_of_codes(model, codes, resolution=mesh.resolution, threshold=mesh.threshold)
 
     # ------------------------------------------------------------------ helpers
 

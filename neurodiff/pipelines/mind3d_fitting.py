@@ -55,6 +55,7 @@ class Loop:
     progress: Progress = SILENT
 
     def run(self, stage: str, model: nn.Module, loss, settings, n_items: int, **more) -> None:
+        """`neurodiff.core.training.train` with what this loop holds."""
         train(
             model,
             loss,

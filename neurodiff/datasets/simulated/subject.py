@@ -76,6 +76,7 @@ class PlantedSubject:
 
     @property
     def informative(self) -> np.ndarray:
+        """Vertices (vertices,) that carry something."""
         return self.amplitude > 0
 
     def noise_ceiling(self, repeats: int = 1) -> np.ndarray:
@@ -229,6 +230,10 @@ def record(
     -------
     Recording of (trials, 10 frames, 8,921 vertices), float32 on reading (kept as float16), in
     units of the noise's standard deviation, unit "a.u.".
+
+    Raises
+    ------
+    UsageError : stimuli and features differ in number, or nothing to record.
     """
     if len(stimuli) != len(features):
         raise UsageError(f"{len(stimuli)} stimuli, but features of {len(features)}")
