@@ -75,6 +75,11 @@ class PlantedSubject:
     tuning: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(TUNING))
 
     @property
+    def name(self) -> str:
+        """As recordings name the subject: ``"sim-01"``."""
+        return f"sim-{self.subject:02d}"
+
+    @property
     def informative(self) -> np.ndarray:
         """Vertices (vertices,) that carry something."""
         return self.amplitude > 0
@@ -93,6 +98,23 @@ class PlantedSubject:
         """Noise-free response amplitude of each stimulus."""
         total = sum(getattr(features, name) @ w for name, w in self.weights.items())
         return total * self.amplitude
+
+    def noise(
+        self, stimulus: str, repeat: int, frames: int
+    ) -> Float[np.ndarray, "frames vertices"]:
+        """Unit-variance noise of one trial, which depends on nothing but subject, stimulus and
+        repeat (from 0)."""
+        key = item_seed(
+            self.seed, subject=self.name, stimulus=stimulus, sample=repeat, stage="noise"
+        )
+        return smooth_noise(
+            (frames,),
+            self.cortex,
+            generator=numpy_generator(key),
+            fwhm_mm=self.fwhm_mm,
+            rho=self.rho,
+            common_share=MEASURED_COMMON_SHARE,
+        )
 
     def areas_table(self) -> pd.DataFrame:
         """One row an area: what was planted."""
@@ -239,27 +261,16 @@ def record(
         raise UsageError(f"{len(stimuli)} stimuli, but features of {len(features)}")
     if len(stimuli) < 1 or repeats < 1:
         raise UsageError(f"{len(stimuli)} stimuli shown {repeats} times: nothing to record")
-    subject_name = f"sim-{planted.subject:02d}"
     signal = planted.signal(features)
     response = haemodynamic_response()
     rows = [(i, repeat) for repeat in range(repeats) for i in range(len(stimuli))]
     data = np.zeros((len(rows), N_FRAMES, signal.shape[1]), np.float16)
-    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {subject_name}")):
-        key = item_seed(
-            planted.seed, subject=subject_name, stimulus=stimuli[i], sample=repeat, stage="noise"
-        )
-        noise = smooth_noise(
-            (N_FRAMES,),
-            planted.cortex,
-            generator=numpy_generator(key),
-            fwhm_mm=planted.fwhm_mm,
-            rho=planted.rho,
-            common_share=MEASURED_COMMON_SHARE,
-        )
+    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {planted.name}")):
+        noise = planted.noise(stimuli[i], repeat, N_FRAMES)
         data[trial] = response[:, None] * signal[i] + noise
     trials = pd.DataFrame(
         {
-            "subject": subject_name,
+            "subject": planted.name,
             "session": 1,
             "run": [first_run + k // TRIALS_A_RUN for k in range(len(rows))],
             "stimulus": [stimuli[i] for i, _ in rows],
