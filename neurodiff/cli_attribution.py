@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from neurodiff.cli_options import Root, subject_of
+
 app = typer.Typer()
 
 
@@ -36,9 +38,7 @@ def attribute(
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME", help="Else the run's own test trials.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Folder of the data.")
-    ] = None,
+    root: Root = None,
     subject: Annotated[str | None, typer.Option("--subject", help="Of the data.")] = None,
     task: Annotated[str, typer.Option("--task", help="For the names of maps.")] = "",
     space: Annotated[
@@ -56,7 +56,6 @@ def attribute(
     from neurodiff.analysis.attribution_verbs import AttributeOptions, attribute_run
     from neurodiff.core.progress import Progress
 
-    person = int(subject) if subject is not None and subject.isdecimal() else subject
     page = attribute_run(
         run,
         out,
@@ -67,7 +66,7 @@ def attribute(
         more=AttributeOptions(
             data=data,
             root=root,
-            subject=person,
+            subject=subject_of(subject),
             draws=draws,
             task=task,
             space_label=space,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from neurodiff.cli_options import told
+
 
 class Level(enum.StrEnum):
     """Of the analysis."""
@@ -62,11 +64,11 @@ def run(
     """
     from neurodiff.analysis.bids_app import BidsAsked, group_level, participant_level
     from neurodiff.analysis.ldae_scans import Walk
-    from neurodiff.core.errors import NeurodiffError, UsageError, file_error
+    from neurodiff.core.errors import UsageError
     from neurodiff.core.progress import Progress
 
     progress = Progress.to_stdout()
-    try:
+    with told():
         if analysis_level is Level.group:
             typer.echo(group_level(bids_dir, output_dir, progress=progress))
             return
@@ -79,17 +81,6 @@ def run(
             walk=Walk(seed=random_seed, device=device),
         )
         typer.echo(participant_level(bids_dir, output_dir, model, asked, progress=progress))
-    except NeurodiffError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    except OSError as error:
-        if (told := file_error(error)) is None:
-            raise
-        typer.echo(f"error: {told}", err=True)
-        raise typer.Exit(told.exit_code) from error
-    except KeyboardInterrupt as error:
-        typer.echo("interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(130) from error
 
 
 def main() -> None:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from neurodiff.cli_options import Root
+
 app = typer.Typer()
 
 Model = Annotated[
     Path, typer.Option("--model", metavar="DIR", help="Folder of a fitted model or of its run.")
 ]
-Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Folder of the data.")]
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", min=1, help="Of a walk; else the model's.")
 ]

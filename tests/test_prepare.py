@@ -15,8 +15,9 @@ from neurodiff.datasets import prepare as prepare_module
 from neurodiff.datasets.cifti import open_dtseries
 from neurodiff.datasets.fmriprep import cleaned, find_runs, read_confounds
 from neurodiff.datasets.opening import check_dataset, open_dataset
-from neurodiff.datasets.prepare import prepare, standardised
+from neurodiff.datasets.prepare import prepare
 from neurodiff.datasets.prepare_plan import PrepareSettings
+from neurodiff.datasets.prepare_zscores import standardised
 from neurodiff.datasets.surface import drawing_weights, load_grayordinates, load_visual_cortex
 
 N = 91282

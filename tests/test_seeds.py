@@ -4,9 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from neurodiff.core.errors import UsageError
-from neurodiff.core.seeds import item_seed, numpy_generator, torch_generator
+from neurodiff.core.seeds import item_seed, numpy_generator, seeded_layers, torch_generator
 
 
 def test_seed_is_the_first_63_bits_of_the_stated_hash():
@@ -32,8 +33,6 @@ def test_numbers_and_text_name_the_same_subject():
 
 
 def test_generators_repeat_and_leave_the_global_state_alone():
-    import torch
-
     before_numpy = np.random.get_state()[1].copy()  # noqa: NPY002
     before_torch = torch.get_rng_state()
     seed = item_seed(3, subject="a", stimulus="b")
@@ -43,6 +42,20 @@ def test_generators_repeat_and_leave_the_global_state_alone():
     assert torch.equal(*draws)
     np.testing.assert_array_equal(before_numpy, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(before_torch, torch.get_rng_state())
+
+
+def test_first_weights_follow_from_the_seed_and_the_global_state_is_put_back():
+    before = torch.get_rng_state()
+
+    def weights(seed: int) -> torch.Tensor:
+        with seeded_layers(seed):
+            return torch.nn.Linear(3, 2).weight
+
+    assert torch.equal(weights(4), weights(4))
+    assert not torch.equal(weights(4), weights(5))
+    with pytest.raises(RuntimeError), seeded_layers(4):
+        torch.randn(3).reshape(2)  # what goes wrong in the block leaves nothing behind, too
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "7", True, None])

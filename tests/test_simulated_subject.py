@@ -8,6 +8,7 @@ import pytest
 from neurodiff.core.errors import UsageError
 from neurodiff.datasets.simulated.noise import MEASURED_COMMON_SHARE
 from neurodiff.datasets.simulated.objects import CATEGORIES, HELD_OUT_CATEGORIES, make_objects
+from neurodiff.datasets.simulated.stimulus_features import FeatureSpace
 from neurodiff.datasets.simulated.study import (
     StudySettings,
     bank_from_objects,
@@ -17,7 +18,6 @@ from neurodiff.datasets.simulated.study import (
 from neurodiff.datasets.simulated.subject import (
     TRIALS_A_RUN,
     TUNING,
-    FeatureSpace,
     beta_variance,
     haemodynamic_response,
     plant_subject,

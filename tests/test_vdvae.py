@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
-from neurodiff.models import vdvae, vdvae_pictures
+from neurodiff.models import vdvae_blocks, vdvae_pictures
 from neurodiff.models.logistic_mixture import LogisticMixture, to_levels
 from neurodiff.models.vdvae import (
     BRAIN_DIFFUSER_LATENTS,
@@ -91,7 +91,7 @@ def golden(request):
 @pytest.fixture
 def injected(golden, monkeypatch):
     golden.draws = 0
-    monkeypatch.setattr(vdvae, "draw_normal", golden.noise)
+    monkeypatch.setattr(vdvae_blocks, "draw_normal", golden.noise)
     return golden
 
 
@@ -195,7 +195,7 @@ def test_given_latents_and_prior_equal_the_published_code(injected):
 @torch.no_grad()
 def test_float32_stays_within_the_stated_distance(monkeypatch):
     case = Golden("vdvae.small", 1e-5)
-    monkeypatch.setattr(vdvae, "draw_normal", lambda like, g: case.noise(like, g).to(like))
+    monkeypatch.setattr(vdvae_blocks, "draw_normal", lambda like, g: case.noise(like, g).to(like))
     model = case.model.float()
     case.check(flatten_latents(model.encode(case.x.float(), count=case.count)), "flat_first5")
     case.draws = 0

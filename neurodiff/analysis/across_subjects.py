@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from neurodiff.analysis.fit_steps import folder_of_fit, gate_words, require_meshes, stimuli_hash
 from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
-from neurodiff.analysis.verbs import (
-    MODEL,
-    _hash_of,
-    _require_meshes,
-    _words,
-)
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import Run, fingerprint
+from neurodiff.core.run import MODEL, Run
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace
 
@@ -78,7 +73,7 @@ def fit_across(
         recording, stimuli = source.open(progress)
         train = _at_vertices(trials_of(recording, "train"))
         shown = list(dict.fromkeys(train.trials["stimulus"]))
-        _require_meshes(stimuli, shown)
+        require_meshes(stimuli, shown)
         opened.append((source, train, stimuli))
     shared = opened[: len(named)]
     new = None
@@ -95,7 +90,7 @@ def fit_across(
         "adaptation trials": None if new is None else new[1],
         "adaptation recording": None if new is None or new[2] is None else new[2].fingerprint(),
         "stimuli": [
-            _hash_of(stimuli, list(dict.fromkeys(train.trials["stimulus"])))
+            stimuli_hash(stimuli, list(dict.fromkeys(train.trials["stimulus"])))
             for _, train, stimuli in shared
         ],
         "simulated": any(train.simulated for _, train, _ in shared),
@@ -109,8 +104,8 @@ def fit_across(
             f"{shared[0][1].n_features:,} weights\nnothing was written (--dry-run)"
         )
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, f"{base.name}-{len(shared)}-subjects", key)
+    people = f"{base.name}-{len(shared)}-subjects"
+    folder = folder_of_fit(out, settings.name, people, plain, inputs, seed)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     # what `reconstruct` decodes: the new person's test trials
     run.info["data"] = opened[-1 if new is not None else 0][0].plain()
@@ -134,7 +129,7 @@ def fit_across(
     pipe.save_pretrained(folder / MODEL)
     run.touch()
     for gate in pipe.gates:
-        progress.say("  " + ", ".join(_words(gate)))
+        progress.say("  " + ", ".join(gate_words(gate)))
     return folder
 
 

@@ -43,7 +43,7 @@ from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import Run
+from neurodiff.core.run import MODEL, Run
 from neurodiff.datasets.opening import resolve
 from neurodiff.datasets.simulated.opening import study_of, subject_number
 from neurodiff.datasets.simulated.scene_opening import SCENE_SIZES, scenes_of
@@ -53,7 +53,6 @@ from neurodiff.geometry.bank import grey_views
 
 VERSION = 1
 """Of what a stage holds."""
-MODEL = "model"
 PLANTED = (OBJECTS, "simulated_scenes")
 """Readers of simulations that tell what was planted where."""
 MOST_PICTURES = 48

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from neurodiff.analysis import viewer
+from neurodiff.analysis.page import templates
 from neurodiff.core.atomic import atomic_write, write_csv
 from neurodiff.core.cohort import Cohort
 from neurodiff.core.errors import UsageError
@@ -142,15 +143,7 @@ def _render(
 ) -> str:
     from importlib.metadata import version
 
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("neurodiff.analysis", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     lost = pd.concat([frame for frame in (cohort.left_out, failed) if frame is not None])
     flagged = int((table["flags"] != "").sum())
     facts = [*cohort.facts().items(), ("with a flag", f"{flagged} of {len(table)}")]

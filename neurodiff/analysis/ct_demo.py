@@ -30,6 +30,7 @@ from neurodiff.analysis.ct_demo_directions import (
     item,
 )
 from neurodiff.analysis.ct_qa import CaseChange, change_of
+from neurodiff.analysis.demo_steps import closing
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
@@ -118,7 +119,7 @@ def run_ct_demo(
     )
     page = run.stage("report", {"seed": seed}, [run.fingerprint], version=1)
     if page.done and run.report_path.is_file():
-        return f"done before, nothing repeated\n{_closing(run, page.metrics)}"
+        return f"done before, nothing repeated\n{closing(run, page.metrics)}"
     progress.say(f"run folder: {run.folder} (interrupt at any time; the same command goes on)")
     outcome = standardize_simulated(run, SIZES[size], seed, progress, diffusion=diffusion)
 
@@ -127,7 +128,7 @@ def run_ct_demo(
     findings = write_demo_page(outcome)
     run.touch()
     page.finish({"findings": findings, "seconds": outcome.seconds})
-    return _closing(run, page.metrics)
+    return closing(run, page.metrics)
 
 
 def standardize_simulated(
@@ -297,7 +298,3 @@ def _scores(changes: list[CaseChange], chests: list[SimulatedLung]) -> pd.DataFr
             }
             rows += [(change.scan, version, name, value) for name, value in values.items()]
     return pd.DataFrame(rows, columns=["scan", "version", "score", "value"])
-
-
-def _closing(run: Run, measured: dict[str, Any]) -> str:
-    return "\n".join([*measured.get("findings", []), f"report: {run.report_path}"])

@@ -265,6 +265,7 @@ def scans_of(scans: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
 
 
 def in_words(one: Direction) -> str:
+    """Agreement before and after, and errors, of one direction; or why it was refused."""
     if one.after is None or one.before is None:
         return f"refused: {one.refused}"
     a, b = (x.classes.set_index("feature_class").loc["all", "ccc"] for x in (one.before, one.after))

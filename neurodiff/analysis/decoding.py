@@ -8,7 +8,6 @@ which items are done.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurodiff.analysis.decoded_items import facts_of_trial, trial_hash, unreadable
 from neurodiff.analysis.sources import Source
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -121,7 +121,7 @@ def trial_settings(
     DataError : the trial cannot be read, or holds NaN; not asked for without ``readable``.
     """
     row = recording.trials.iloc[trial]
-    values = _trial_hash(recording, trial) if readable else f"unreadable trial {trial}"
+    values = trial_hash(recording, trial) if readable else f"unreadable trial {trial}"
     identity = {
         "model": model_hash,
         "version": VERSION,
@@ -215,11 +215,7 @@ def write_result(
 ) -> None:
     """The files of an item, into an empty folder."""
     about = {
-        **{name: str(row[name]) for name in ("subject", "stimulus", "split")},
-        **{name: row[name] for name in ("session", "run", "repeat")},
-        "sample": result.sample,
-        "data": source.plain(),
-        "simulated": simulated,
+        **facts_of_trial(row, source, simulated, sample=result.sample),
         "faces": len(result.mesh.faces),
         "codes": result.codes,
         "embedding": result.embedding,
@@ -257,18 +253,4 @@ def _read(key: str, folder: Path) -> Stored:
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, NeurodiffError):
             raise
-        raise DataError(
-            f"{folder} is not a readable item ({type(error).__name__}: {error}); remove the folder "
-            "and run `neurodiff reconstruct` again"
-        ) from None
-
-
-def _trial_hash(recording: Recording, trial: int) -> str:
-    """SHA-256 of a trial's values, which are read and checked here."""
-    values = np.ascontiguousarray(recording.data[[trial]], dtype="<f4")
-    if not np.isfinite(values).all():
-        stimulus = recording.trials["stimulus"].iloc[trial]
-        raise DataError(
-            f"trial {trial} (stimulus {stimulus!r}) holds NaN or infinity; repair or drop it"
-        )
-    return hashlib.sha256(repr(values.shape).encode() + values.data).hexdigest()
+        raise unreadable(folder, error) from None

@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import os
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.demo_bench import Bench, fit_classifier
+from neurodiff.analysis.demo_steps import Clock, once
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
 from neurodiff.core.seeds import item_seed, numpy_generator
 
 if TYPE_CHECKING:
-    from neurodiff.analysis.scoring import ScoredShapes
     from neurodiff.datasets.simulated.study import Study, StudySettings
-    from neurodiff.features.view_classifier import ViewClassifier
     from neurodiff.pipelines.mind3d import MinD3D
 
 OURS, RIDGE = "MinD-3D", "ridge bridge, same chain"
@@ -130,23 +128,23 @@ def run_demo(
         command=sys.argv,
         seed=seed,
     )
-    page = run.stage("report", {"seed": seed}, [run.fingerprint], version=1)
-    if page.done and run.report_path.is_file():
-        return f"done before, nothing repeated\n{_closing(run, page.metrics)}"
-    progress.say(f"run folder: {run.folder} (interrupt at any time; the same command goes on)")
-    outcome = decode_simulated_subject(run, recipe, settings, seed, progress)
 
-    from neurodiff.analysis.page_mind3d import write_page
+    def write(outcome: Outcome) -> list[str]:
+        from neurodiff.analysis.page_mind3d import write_page
 
-    began = time.monotonic()
-    findings = write_page(outcome, progress)
-    outcome.seconds["report"] = time.monotonic() - began
-    run.touch()
-    page.finish({"findings": findings, "seconds": outcome.seconds})
-    return _closing(run, page.metrics)
+        return write_page(outcome, progress)
+
+    return once(
+        run,
+        seed,
+        progress,
+        work=lambda: decode_simulated_subject(run, recipe, settings, seed, progress),
+        write=write,
+    )
 
 
 def study_settings(size: str) -> StudySettings:
+    """Objects of the simulated study at a size of `SIZES`."""
     from neurodiff.datasets.simulated.study import StudySettings
 
     if size == "tiny":
@@ -227,7 +225,7 @@ def decode_simulated_subject(
         )
         for category in dict.fromkeys(train.categories)
     }
-    bench = _Bench(outcome, classifier, readers, seed, progress)
+    bench = Bench(outcome, classifier, readers, seed, progress)
     rng = numpy_generator(item_seed(seed, subject="", stimulus="", stage="baselines"))
     bench.true_objects(RANDOM, rng.integers(0, len(train), len(test)), train, test)
     same = [rng.choice(np.flatnonzero(np.array(train.categories) == c)) for c in test.categories]
@@ -285,193 +283,6 @@ def decode_simulated_subject(
     return outcome
 
 
-def fit_classifier(
-    run: Run, train, test, seed: int, progress: Progress, *, steps: int = 300
-) -> tuple[ViewClassifier, float]:
-    """The judge of n-way identification; returns it and its accuracy on held-out true objects."""
-    import torch
-
-    from neurodiff.core.training import TrainingSettings
-    from neurodiff.core.training import train as fit
-    from neurodiff.features.view_classifier import ViewClassifier
-    from neurodiff.pipelines.stages import Stages
-
-    names = tuple(dict.fromkeys(train.categories))
-    labels = np.array([names.index(c) for c in train.categories])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(item_seed(seed, subject="", stimulus="", stage="classifier"))
-        classifier = ViewClassifier(names)
-    schedule = TrainingSettings(
-        steps=min(steps, 4 * len(train)), batch_size=48, learning_rate=3e-3, warmup=10
-    )
-
-    def accuracy() -> float:
-        guess = classifier.probabilities(test.views).argmax(axis=1)
-        return float(np.mean([names[g] == c for g, c in zip(guess, test.categories, strict=True)]))
-
-    def train_it(folder, log) -> dict:
-        fit(
-            classifier,
-            lambda model, rows, generator: {
-                "loss": model.loss(train.views[rows], labels[rows], generator)
-            },
-            n_items=len(train),
-            settings=schedule,
-            seed=seed,
-            stage="classifier",
-            folder=folder,
-            log=log,
-            progress=progress,
-        )
-        return {"accuracy on held-out true objects": accuracy()}
-
-    stages = Stages(run, progress)
-    stages.do(
-        "classifier",
-        settings=schedule,
-        inputs=[train.fingerprint(), str(seed)],
-        version=1,
-        fit=train_it,
-        state=classifier.state_dict,
-        restore=classifier.load_state_dict,
-    )
-    classifier.eval()
-    return classifier, stages.gates[0]["accuracy on held-out true objects"]
-
-
-@dataclass
-class _Bench:
-    """Makes and scores conditions; a condition that was scored before is read back."""
-
-    outcome: Outcome
-    classifier: ViewClassifier
-    readers: dict
-    seed: int
-    progress: Progress
-
-    def true_objects(self, name: str, rows: np.ndarray, source, truth) -> None:
-        """A baseline that answers with true training objects."""
-        from neurodiff.analysis.scoring import ScoredShapes
-
-        ids = [source.ids[k] for k in rows]
-        self._score(name, ids, lambda: ScoredShapes.of_bank(source, ids), truth)
-
-    def decoded(self, name: str, pipe: MinD3D, codes: np.ndarray, truth, *, keep=False) -> None:
-        """Codes to meshes to scores; ``keep`` writes the meshes as items of the run."""
-        from neurodiff.analysis.scoring import ScoredShapes
-
-        def shapes() -> ScoredShapes:
-            meshes = pipe.meshes(codes)
-            if keep:
-                meshes = self._kept(name, meshes, truth)
-            return ScoredShapes.of_meshes(
-                meshes, truth.ids, seed=self.seed, progress=self.progress, label=name
-            )
-
-        self._score(name, codes.tolist(), shapes, truth)
-        if keep:
-            if not all(item.done for item in self._items(name, truth)):
-                for _ in self._kept(name, pipe.meshes(codes), truth):  # scored, then lost
-                    pass
-            self.outcome.meshes[name] = self._read(name, truth)
-
-    def shared(self, name: str, pipe: MinD3D, embedding, which: np.ndarray, truth) -> None:
-        """Few decoded shapes, each the answer for many items."""
-        from neurodiff.analysis.scoring import ScoredShapes
-
-        codes = pipe.codes_from_embedding(embedding, use_adapters=False)
-        labels = [f"{name} {k}" for k in range(len(codes))]
-
-        def shapes() -> ScoredShapes:
-            return ScoredShapes.of_meshes(pipe.meshes(codes), labels, seed=self.seed).take(which)
-
-        self._score(name, [codes.tolist(), which.tolist()], shapes, truth)
-
-    def shuffled(self, name: str, source: str, truth) -> None:
-        """The decoded objects dealt to other items: what the scores are when brains are mixed."""
-        from neurodiff.analysis.scoring import ScoredShapes
-
-        key = item_seed(self.seed, subject="", stimulus="", stage="shuffle")
-        order = numpy_generator(key).permutation(len(truth))
-        meshes = self.outcome.meshes[source]
-        ids = [truth.ids[k] for k in order]
-        self._score(
-            name,
-            ids,
-            lambda: ScoredShapes.of_meshes((meshes[i] for i in ids), ids, seed=self.seed),
-            truth,
-        )
-
-    def _score(self, name: str, identity: Any, shapes: Callable[[], ScoredShapes], truth) -> None:
-        from neurodiff.analysis.scoring import ScoredShapes, factor_correlations, score
-        from neurodiff.core.safe_io import read_csv, write_csv
-        from neurodiff.datasets.simulated.study import factor_table
-
-        outcome = self.outcome
-        stage = outcome.run.stage(
-            f"scores {name}", {"answers": identity}, [truth.fingerprint(), str(self.seed)], 1
-        )
-        if not stage.done:
-            predicted = shapes()
-            table = score(
-                predicted,
-                ScoredShapes.of_bank(truth, truth.ids),
-                ids=truth.ids,
-                categories=truth.categories,
-                classifier=self.classifier
-                if set(truth.categories) <= set(self.classifier.classes)
-                else None,
-            )
-            write_csv(stage.path("scores.csv"), table)
-            factors = factor_correlations(
-                predicted,
-                factor_table(truth.ids, outcome.study.stimuli),
-                truth.categories,
-                self.readers,
-            )
-            write_csv(stage.path("factors.csv"), factors)
-            stage.finish({"items": len(table)})
-        outcome.scores[name] = read_csv(stage.path("scores.csv"))
-        if (stage.folder / "factors.csv").stat().st_size > 2:
-            outcome.factors[name] = read_csv(stage.path("factors.csv"))
-        mean = outcome.scores[name].mean(numeric_only=True)
-        self.progress.say(
-            f"  {name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in mean.items())
-        )
-
-    def _kept(self, name: str, meshes, truth):
-        for item, mesh in zip(self._items(name, truth), meshes, strict=True):
-            if not item.done:
-                with item.write_dir() as folder:
-                    (folder / "mesh.ply").write_bytes(mesh.export(file_type="ply"))
-            yield mesh
-
-    def _read(self, name: str, truth) -> dict[str, Any]:
-        import trimesh
-
-        return {
-            stimulus: trimesh.load_mesh(item.path("mesh.ply"), process=False)
-            for stimulus, item in zip(truth.ids, self._items(name, truth), strict=True)
-        }
-
-    def _items(self, name: str, truth):
-        run = self.outcome.run
-        return [run.item(name, "sim-01", i, 0, run.fingerprint) for i in truth.ids]
-
-
-class Clock:
-    """Seconds of each part, in order."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def __call__(self, part: str) -> None:
-        now = time.monotonic()
-        self.seconds[part] = now - self._last
-        self._last = now
-
-
 def _split_half(study: Study, heard) -> dict[str, float]:
     """Reliability of the recorded trial betas, measured from the two repeats, beside the planted
     ceiling it must equal."""
@@ -502,8 +313,3 @@ def _renormed(x: np.ndarray) -> np.ndarray:
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-
-
-def _closing(run: Run, measured: dict) -> str:
-    lines = [*measured.get("findings", []), f"report: {run.report_path}"]
-    return "\n".join(lines)

@@ -10,7 +10,6 @@ Every step is a stage or an item of the run folder: what is done is not done aga
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.demo_images_tables import answer_table, head_table, labels_of
+from neurodiff.analysis.demo_steps import Clock, once
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run, fingerprint
 from neurodiff.core.stimuli import Stimuli
@@ -102,25 +103,23 @@ def run_image_demo(out: str | Path, seed: int, size: str) -> str:
         command=sys.argv,
         seed=seed,
     )
-    page = run.stage("report", {"seed": seed}, [run.fingerprint], version=1)
-    if page.done and run.report_path.is_file():
-        return f"done before, nothing repeated\n{_closing(run, page.metrics)}"
-    progress.say(f"run folder: {run.folder} (interrupt at any time; the same command goes on)")
-    outcome = decode_scenes(run, recipe, size, seed, progress)
 
-    from neurodiff.analysis.page_scenes import write_scene_page
+    def write(outcome: SceneOutcome) -> list[str]:
+        from neurodiff.analysis.page_scenes import write_scene_page
 
-    began = time.monotonic()
-    findings = write_scene_page(outcome, progress)
-    outcome.seconds["report"] = time.monotonic() - began
-    run.touch()
-    page.finish({"findings": findings, "seconds": outcome.seconds})
-    return _closing(run, page.metrics)
+        return write_scene_page(outcome, progress)
+
+    return once(
+        run,
+        seed,
+        progress,
+        work=lambda: decode_scenes(run, recipe, size, seed, progress),
+        write=write,
+    )
 
 
 def decode_scenes(run: Run, recipe: Any, size: str, seed: int, progress: Progress) -> SceneOutcome:
     """Everything up to the scores."""
-    from neurodiff.analysis.demo import Clock
     from neurodiff.analysis.image_run_scores import LOW, MEAN_FEATURES
     from neurodiff.datasets.simulated.scene_opening import (
         open_simulated_scenes,
@@ -167,7 +166,7 @@ def decode_scenes(run: Run, recipe: Any, size: str, seed: int, progress: Progres
     features[HARD] = hard.predict_features(hard_test.mean_repeats())
     features["true"] = pipe.true_features(stimuli, ids, seed=seed)
     features[MEAN_FEATURES] = _mean_features(pipe).take([0] * len(ids))
-    outcome.heads = _head_table(outcome, means, size, progress)
+    outcome.heads = head_table(outcome, means, PERMUTATIONS[size] // 5, progress)
     clock("features")
     for name in ("ours", "true", MEAN_FEATURES, SINGLE, HARD):
         progress.say(f"pictures: {name}")
@@ -208,14 +207,6 @@ def _judge(
         save_safetensors(judge.state_dict(), stage.path("weights.safetensors"))
         stage.finish({"pictures": len(scenes["train"])})
     return judge, judge.accuracy(scenes["test"].images, labels_of(scenes["test"]))
-
-
-def labels_of(scenes: SceneSet) -> dict[str, list[str]]:
-    """What the judge tells of each scene: object, place and colour."""
-    return {
-        task: [getattr(scene, task) for scene in scenes.scenes]
-        for task in ("category", "place", "colour")
-    }
 
 
 def _mean_features(pipe: BrainDiffuser) -> Features:
@@ -300,66 +291,6 @@ def _score(
     outcome.answers = answer_table(outcome, ids)
 
 
-def answer_table(outcome: SceneOutcome, ids: Sequence[str]) -> pd.DataFrame:
-    """How often the judge tells object, place and colour rightly from each condition's pictures."""
-    from neurodiff.analysis.image_conditions import CEILING, OURS
-    from neurodiff.pipelines.pictures import as_array
-
-    place = {name: k for k, name in enumerate(outcome.scenes["test"].ids)}
-    shown = outcome.scenes["test"].select([place[name] for name in ids])
-    truth = labels_of(shown)
-    names = {"ours": OURS, "true": CEILING}
-    rows = [{"pictures": "true pictures", **outcome.judge.accuracy(shown.images, truth)}]
-    for name, pictures in outcome.pictures.items():
-        images = as_array([one.image for one in pictures])
-        rows.append({"pictures": names.get(name, name), **outcome.judge.accuracy(images, truth)})
-    counts = {task: len(labels) for task, labels in outcome.judge.classes.items()}
-    rows.append({"pictures": "chance", **{task: 1 / n for task, n in counts.items()}})
-    return pd.DataFrame(rows)
-
-
-def _head_table(outcome: SceneOutcome, means: Any, size: str, progress: Progress) -> pd.DataFrame:
-    """Feature-level decoding before any generator: each head's correlation over test items."""
-    from neurodiff.bridges.permutations import permutation_null
-    from neurodiff.metrics.statistics import bootstrap_interval
-    from neurodiff.pipelines.brain_diffuser_settings import HEADS
-
-    assert outcome.pipe.input is not None
-    X = outcome.pipe.input(means)
-    rows = []
-    for head in progress.over(HEADS, "permutations of the decoders"):
-        bridge = outcome.pipe.heads[head]
-        true = getattr(outcome.features["true"], head).reshape(len(X), -1)
-        told = bridge.predict_raw(X).reshape(len(X), -1)
-        varies = np.flatnonzero(true.std(axis=0) > 1e-6 * np.abs(true).max())
-        r = _correlations(told[:, varies], true[:, varies])
-        targets = bridge.targets_.take(varies, np.float32)
-        null = permutation_null(
-            bridge.hat(X), targets, true[:, varies], permutations=PERMUTATIONS[size] // 5
-        ).mean(axis=-1)
-        at = bootstrap_interval(r)
-        rows.append(
-            {
-                "head": head,
-                "targets": bridge.targets_.shape[1],
-                "alpha": float(np.median(bridge.alpha_)),
-                "leave-one-out R2": float(np.max(bridge.sketch_r2_)),
-                "test correlation": at.value,
-                "low": at.low,
-                "high": at.high,
-                "chance": float(null.mean()),
-                "p": float((1 + (null >= r.mean()).sum()) / (1 + len(null))),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return (a * b).sum(axis=0) / np.where(scale > 0, scale, np.inf)
-
-
 def _roi_scenes(
     outcome: SceneOutcome, recording: Any, size: str, seed: int, progress: Progress
 ) -> tuple[dict[str, RoiAuc], dict[str, list[Picture]]]:
@@ -426,7 +357,3 @@ def _bottleneck(
         return feature_identification(told, truth)
 
     return bottleneck_curve(score, ranks, full=full, seed=seed)
-
-
-def _closing(run: Run, measured: dict) -> str:
-    return "\n".join([*measured.get("findings", []), f"report: {run.report_path}"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurodiff.analysis.fit_steps import folder_of_fit, is_fitted, recording_inputs, require_named
 from neurodiff.analysis.leakage_run import (
     LENIENT,
     Strictness,
@@ -26,16 +27,14 @@ from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import Progress
-from neurodiff.core.provenance import package_version
 from neurodiff.core.recording import Recording
-from neurodiff.core.run import Run, fingerprint
-from neurodiff.core.safe_io import read_json, sha256_of
+from neurodiff.core.run import MODEL, Run
+from neurodiff.core.safe_io import sha256_of
 from neurodiff.core.stimuli import Stimuli
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
 
-MODEL = "model"
 NSD = ("nsd",)  # readers whose sessions are those of the published tables
 CLIP_SHAPES = {"text": (77, 768), "vision": (257, 768)}
 
@@ -66,6 +65,7 @@ def fit_images(
         stimulus without picture or caption; disk full; a leak, where strict.
     """
     from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
+    from neurodiff.pipelines.brain_diffuser_files import INDEX, is_model
     from neurodiff.pipelines.brain_diffuser_settings import BrainDiffuserRecipe
 
     progress = Progress.to_stdout()
@@ -80,23 +80,14 @@ def fit_images(
     _require_pictures(stimuli, shown)
     if dry_run:
         return plan_text(settings, source, recording)
-    inputs = {
-        "data": source.name,
-        "subject": subject,
-        "recording": train.fingerprint(),
-        "trials": train.n_trials,
-        "features": train.n_features,
-        "space": train.space.fingerprint(),
-        "stimuli": _hash_of(stimuli, shown),
-        "simulated": bool(recording.simulated),
-    }
+    inputs = recording_inputs(source, subject, recording, train, stimuli=_hash_of(stimuli, shown))
     networks = network_identities(settings)
     if networks:
         inputs["networks"] = networks
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
-    if _is_fitted(folder, progress):
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
+    open_model = BrainDiffuser.from_pretrained
+    if is_fitted(folder, progress, index=INDEX, is_model=is_model, open_model=open_model):
         return folder
     progress.say(
         f"betas: {train.n_trials} trials of {len(shown)} images, {train.n_features} voxels"
@@ -144,16 +135,7 @@ def require_networks(settings: BrainDiffuserRecipe) -> None:
         unnamed_networks,
     )
 
-    lacking = unnamed_networks(settings)
-    if lacking:
-        options = " ".join(f"-s {key}=PATH" for key in lacking)
-        raise UsageError(
-            f"recipe {settings.name} reads published networks, and {' and '.join(lacking)} "
-            f"{'names' if len(lacking) == 1 else 'name'} none: give {options}"
-        )
-    for key, path in named_networks(settings).items():
-        if not Path(path).expanduser().exists():
-            raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
+    require_named(settings.name, named_networks(settings), unnamed_networks(settings))
     absent = [
         key
         for key, device in network_devices(settings).items()
@@ -183,24 +165,6 @@ def network_identities(settings: BrainDiffuserRecipe) -> dict[str, str]:
         listed = [(str(one.relative_to(path)), one.stat().st_size) for one in files]
         found[key] = hashlib.sha256(repr(listed).encode()).hexdigest()
     return found
-
-
-def _is_fitted(folder: Path, progress: Progress) -> bool:
-    """Whether an earlier call of this version fitted the run; its files are read and compared."""
-    from neurodiff.pipelines.brain_diffuser import BrainDiffuser
-    from neurodiff.pipelines.brain_diffuser_files import INDEX, is_model
-
-    if not (folder / "run.json").is_file() or not is_model(folder / MODEL):
-        return False
-    if read_json(folder / MODEL / INDEX).get("neurodiff") != package_version():
-        return False
-    try:
-        BrainDiffuser.from_pretrained(folder / MODEL)
-    except DataError as error:
-        progress.say(f"the model that was there is fitted again: {error}")
-        return False
-    progress.say("fitted before; the model is whole")
-    return True
 
 
 def plan_text(settings: BrainDiffuserRecipe, source: Source, recording: Recording) -> str:

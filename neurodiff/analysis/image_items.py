@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from neurodiff.analysis.decoded_items import facts_of_trial, trial_hash, unreadable
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.sources import Source
 from neurodiff.core.errors import DataError, NeurodiffError
@@ -261,10 +260,7 @@ def read_item(key: str, folder: Path, *, init: bool = True) -> StoredPicture:
     except (KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, NeurodiffError):
             raise
-        raise DataError(
-            f"{folder} is not a readable item ({type(error).__name__}: {error}); remove the folder "
-            "and run `neurodiff reconstruct` again"
-        ) from None
+        raise unreadable(folder, error) from None
 
 
 def anchor_items(
@@ -313,13 +309,7 @@ def stimulus_hash(stimuli: Stimuli, name: str) -> str:
 
 def about_trial(row: Any, source: Source, simulated: bool, average: bool) -> dict[str, Any]:
     """What an item says of its trial: what was shown, and where it comes from."""
-    return {
-        **{name: str(row[name]) for name in ("subject", "stimulus", "split")},
-        **{name: row[name] for name in ("session", "run", "repeat")},
-        "averaged": average,
-        "data": source.plain(),
-        "simulated": simulated,
-    }
+    return facts_of_trial(row, source, simulated, averaged=average)
 
 
 def write_picture(folder: Path, picture: Picture, about: dict[str, Any]) -> None:
@@ -342,14 +332,3 @@ def _opened(path: Path) -> PIL.Image.Image:
 def _order(one: StoredPicture) -> tuple:
     p = one.picture
     return one.source.label, not one.averaged, p.subject, p.stimulus, p.repeat, p.sample
-
-
-def trial_hash(recording: Recording, trial: int) -> str:
-    """SHA-256 of a trial's values, which are read and checked here."""
-    values = np.ascontiguousarray(recording.data[[trial]], dtype="<f4")
-    if not np.isfinite(values).all():
-        stimulus = recording.trials["stimulus"].iloc[trial]
-        raise DataError(
-            f"trial {trial} (stimulus {stimulus!r}) holds NaN or infinity; repair or drop it"
-        )
-    return hashlib.sha256(repr(values.shape).encode() + values.data).hexdigest()

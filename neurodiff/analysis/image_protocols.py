@@ -25,7 +25,13 @@ from typing import Literal
 
 import pandas as pd
 
-from neurodiff.analysis.protocols import Quantity, column, metric_of, network_of
+from neurodiff.analysis.protocols import (
+    Quantity,
+    column,
+    metric_of,
+    network_of,
+    refuse_incomparable,
+)
 from neurodiff.core.config import load
 from neurodiff.core.errors import UsageError, suggest
 from neurodiff.metrics.images import Resize
@@ -319,18 +325,13 @@ def beside_published_images(
     ------
     UsageError : a column is not; lists every reason. Nothing is merged then.
     """
-    wrong = {}
-    for name in means:
-        reasons = image_reasons_against(
+    reasons = {
+        name: image_reasons_against(
             name, card, protocol=protocol, simulated=simulated, sessions=sessions
         )
-        if reasons:
-            wrong[name] = " and ".join(reasons)
-    if wrong:
-        text = "; ".join(f"{name}: {why}" for name, why in wrong.items())
-        raise UsageError(
-            f"{label} cannot stand in one table with the figures published for {card.name}: {text}"
-        )
+        for name in means
+    }
+    refuse_incomparable(reasons, label, card.name)
     alike = [row for row in card.published if row.sessions == sessions]
     table = published_images(card).loc[[_label(row) for row in alike]]
     row: dict[str, object] = {

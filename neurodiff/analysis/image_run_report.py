@@ -35,12 +35,12 @@ from neurodiff.analysis.page_images import (
     picture_grids,
     score_table,
 )
-from neurodiff.analysis.run_report import provenance_of
+from neurodiff.analysis.run_report import provenance_of, require_different, written
 from neurodiff.analysis.splits import trained_on
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
-from neurodiff.core.safe_io import read_json, write_json
+from neurodiff.core.safe_io import read_json
 from neurodiff.pipelines.pictures import Picture
 
 if TYPE_CHECKING:
@@ -60,16 +60,8 @@ def image_report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT)
     UsageError : no run, one that is named twice, or runs that were scored by different protocols.
     MissingDataError : a run without pictures.
     """
-    folders = [run.folder.resolve() for run in runs]
-    if not folders or len(set(folders)) < len(folders):
-        raise UsageError("name each run once" if folders else "name at least one run folder")
-    page = image_report(image_findings(runs, progress))
-    numbers = page.to_json()
-    path = page.save(out)
-    write_json(out.with_suffix(".json"), numbers)
-    if len(runs) == 1:
-        runs[0].write_report_json(numbers)
-    return path
+    require_different(runs)
+    return written(image_report(image_findings(runs, progress)), runs, out)
 
 
 def image_findings(runs: Sequence[Run], progress: Progress = SILENT) -> ImageFindings:

@@ -85,12 +85,14 @@ class Anchors:
 
     @cached_property
     def pipe(self) -> BrainDiffuser:
+        """The fitted model, opened when it is first needed."""
         from neurodiff.pipelines.brain_diffuser import BrainDiffuser
 
         return BrainDiffuser.from_pretrained(self.run.folder / MODEL)
 
     @cached_property
     def model_hash(self) -> str:
+        """Of what decides the model's predictions."""
         from neurodiff.pipelines.brain_diffuser_files import model_fingerprint
 
         return model_fingerprint(self.run.folder / MODEL)

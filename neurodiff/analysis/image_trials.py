@@ -21,31 +21,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.analysis.new_trials import TABLE, file_names
+from neurodiff.analysis.new_files import (
+    TABLE,
+    ModelSpace,
+    file_names,
+    is_single,
+    kind_of_file,
+    numbers_of,
+    recording_of,
+)
 from neurodiff.core.atomic import atomic_write
-from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording, VectorSpace
-from neurodiff.core.safe_io import read_npy, write_csv
+from neurodiff.core.safe_io import write_csv
 from neurodiff.pipelines.pictures import png_bytes
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.brain_diffuser import BetaInput, BrainDiffuser
-
-
-class BetaSpace:
-    """The space of a model's training betas, of which only the identity is known."""
-
-    def __init__(self, betas: BetaInput) -> None:
-        self.name = f"the mask of subject {betas.subject}"
-        self.n_features = len(betas.mean)
-        self._fingerprint = betas.space
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def to_image(self, values: Any) -> np.ndarray:
-        return VectorSpace(self.n_features).to_image(values)
 
 
 def reconstruct_betas(
@@ -78,13 +71,7 @@ def reconstruct_betas(
     if note:
         progress.say(note)
     recording = recording.mean_repeats()
-    single = out.suffix.lower() == ".png"
-    if not single and (out.suffix or out.is_file()):
-        raise UsageError(f"{out} must be a folder, or a file that ends in .png")
-    if single and recording.n_trials != 1:
-        raise UsageError(
-            f"{source} holds {recording.n_trials} trials and {out} is one picture; name a folder"
-        )
+    single = is_single(out, ".png", source, recording.n_trials, what="picture")
     pictures = pipe.predict(recording, average=False, progress=progress)
     names = file_names([one.stimulus for one in pictures])
     rows: list[dict[str, Any]] = []
@@ -109,15 +96,9 @@ def reconstruct_betas(
 
 def read_betas(source: Path, betas: BetaInput) -> tuple[Recording, str]:
     """The recording in a file, and a sentence on how it was taken ("" where nothing is to say)."""
-    kind = source.name.lower()
-    if not source.exists():
-        raise MissingDataError(f"{source} does not exist; check the path")
-    if kind.endswith((".nii", ".nii.gz")):
-        raise UsageError(
-            f"{source} alone does not say which voxels are features; list it in a CSV with the "
-            "columns path, stimulus and mask, and give that"
-        )
-    space = BetaSpace(betas)
+    kind = kind_of_file(source)
+    name = f"the mask of subject {betas.subject}"
+    space = ModelSpace(name, len(betas.mean), betas.space)
     note = f"voxels are taken as the {space.n_features} of {space.name}, in their order"
     if kind.endswith(".csv"):
         recording = Recording.from_csv(source)
@@ -130,9 +111,7 @@ def read_betas(source: Path, betas: BetaInput) -> tuple[Recording, str]:
             f"{source} is no file of betas; give .npy (voxels,) or (trials, voxels), or a .csv "
             "with the columns path and stimulus"
         )
-    values = read_npy(source, dtype=(np.floating, np.integer))
-    if values.size == 0 or values.ndim == 0:
-        raise DataError(f"{source} has shape {values.shape}; expected at least one trial")
+    values = numbers_of(source)
     if values.ndim > 2:
         raise UsageError(
             f"{source} has shape {values.shape}; Brain-Diffuser reads one number a trial and "
@@ -140,13 +119,10 @@ def read_betas(source: Path, betas: BetaInput) -> tuple[Recording, str]:
         )
     _require_voxels(source, values.shape[-1], space)
     values = np.atleast_2d(values).astype(np.float32, copy=False)
-    n, stem = len(values), source.stem
-    names = [stem] if n == 1 else [f"{stem}-{k:03d}" for k in range(n)]
-    trials = pd.DataFrame({"stimulus": names, "split": "test"})
-    return Recording.from_arrays(values, trials, space=space, name=stem), note
+    return recording_of(source, values, space), note
 
 
-def _require_voxels(source: Path, found: int, space: BetaSpace) -> None:
+def _require_voxels(source: Path, found: int, space: ModelSpace) -> None:
     if found != space.n_features:
         raise UsageError(
             f"{source} has {found} voxels; this model was fitted on {space.n_features} in "

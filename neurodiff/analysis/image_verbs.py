@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neurodiff.analysis.decoded_items import closing, recording_to_decode
 from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.figures import is_number
 from neurodiff.analysis.image_conditions import OURS
@@ -18,9 +19,8 @@ from neurodiff.analysis.image_items import decode_pictures
 from neurodiff.analysis.image_protocols import image_quantity
 from neurodiff.analysis.image_run_scores import GroupScores, score_image_run
 from neurodiff.analysis.page_images import score_table
-from neurodiff.analysis.sources import chosen_source, trials_of
+from neurodiff.analysis.sources import chosen_source
 from neurodiff.analysis.splits import describe, mark, trained_on
-from neurodiff.core.errors import NeurodiffError
 from neurodiff.core.progress import Progress
 from neurodiff.core.run import Run
 
@@ -50,11 +50,7 @@ def reconstruct_image_run(
     opened = Run.open(run)
     pipe = BrainDiffuser.from_pretrained(opened.folder / MODEL)
     source, is_own = chosen_source(own_source(opened), data, root, subject)
-    recording, _ = source.open(progress)
-    if is_own:
-        recording = trials_of(recording, "test")
-        if root is not None:
-            opened.info["data"] = {**opened.info["data"], "root": source.root}
+    recording = recording_to_decode(opened, source, progress, is_own=is_own, root=root)
     found = decode_pictures(
         opened,
         pipe,
@@ -65,13 +61,7 @@ def reconstruct_image_run(
         average=average,
         progress=progress,
     )
-    if found.failures:
-        raise NeurodiffError(
-            f"{found.items - found.done} of {found.items} items failed, first: "
-            f"{found.failures[0]}; the others are done: mend the data and start the same command "
-            "again"
-        )
-    return f"{found} in {opened.folder / 'items'}"
+    return closing(found, opened)
 
 
 def reconstruct_image_file(source: Path, out: Path, model: Path) -> str:

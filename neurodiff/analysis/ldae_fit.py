@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurodiff.analysis.fit_steps import folder_of_fit, is_fitted, require_named
 from neurodiff.analysis.sources import Source
 from neurodiff.analysis.splits import remember
 from neurodiff.core.cohort import Cohort
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
 from neurodiff.core.progress import Progress
-from neurodiff.core.provenance import package_version
-from neurodiff.core.run import Run, fingerprint
-from neurodiff.core.safe_io import read_json, sha256_of
+from neurodiff.core.run import MODEL, Run
+from neurodiff.core.safe_io import sha256_of
 
 if TYPE_CHECKING:
     from neurodiff.pipelines.ldae_settings import LDAERecipe
 
-MODEL = "model"
 SHARES = {"train": 0.8, "validation": 0.05, "test": 0.15}
 _FEWEST = 8  # people that the shares are dealt to
 
@@ -53,6 +52,7 @@ def fit_cohort(
     """
     from neurodiff.pipelines.ldae import LDAE
     from neurodiff.pipelines.ldae_cost import plan_text
+    from neurodiff.pipelines.ldae_saving import INDEX, is_model
     from neurodiff.pipelines.ldae_settings import LDAERecipe
 
     progress = Progress.to_stdout()
@@ -78,9 +78,9 @@ def fit_cohort(
     if networks:
         inputs["networks"] = networks
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
-    if _is_fitted(folder, progress):
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
+    open_model = LDAE.from_pretrained
+    if is_fitted(folder, progress, index=INDEX, is_model=is_model, open_model=open_model):
         return folder
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
@@ -193,16 +193,7 @@ def require_networks(settings: LDAERecipe) -> None:
     from neurodiff.pipelines.ldae_first_stage import require_networks_fit
     from neurodiff.pipelines.ldae_settings import named_networks, unnamed_networks
 
-    lacking = unnamed_networks(settings)
-    if lacking:
-        options = " ".join(f"-s {key}=PATH" for key in lacking)
-        raise UsageError(
-            f"recipe {settings.name} reads published networks, and {' and '.join(lacking)} "
-            f"{'names' if len(lacking) == 1 else 'name'} none: give {options}"
-        )
-    for key, path in named_networks(settings).items():
-        if not Path(path).expanduser().exists():
-            raise MissingDataError(f"{path} does not exist; {key} names it: check the path")
+    require_named(settings.name, named_networks(settings), unnamed_networks(settings))
     require_networks_fit(settings)
 
 
@@ -216,24 +207,6 @@ def network_identities(settings: LDAERecipe) -> dict[str, str]:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
         found[key] = hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
     return found
-
-
-def _is_fitted(folder: Path, progress: Progress) -> bool:
-    """Whether an earlier call of this version fitted the run; its files are read and compared."""
-    from neurodiff.pipelines.ldae import LDAE
-    from neurodiff.pipelines.ldae_saving import INDEX, is_model
-
-    if not (folder / "run.json").is_file() or not is_model(folder / MODEL):
-        return False
-    try:
-        if read_json(folder / MODEL / INDEX).get("neurodiff") != package_version():
-            return False
-        LDAE.from_pretrained(folder / MODEL)
-    except DataError as error:
-        progress.say(f"the model that was there is fitted again: {error}")
-        return False
-    progress.say("fitted before; the model is whole")
-    return True
 
 
 def _hash(part: Cohort) -> str:

@@ -16,9 +16,7 @@ files name their voxels by their mask, which has to be that of the training reco
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +25,19 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.decoding import brain_of, decoded, write_mesh
-from neurodiff.core.errors import DataError, MissingDataError, NeurodiffError, UsageError
+from neurodiff.analysis.new_files import (
+    TABLE,
+    ModelSpace,
+    file_names,
+    is_single,
+    kind_of_file,
+    numbers_of,
+    recording_of,
+)
+from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording, VectorSpace
-from neurodiff.core.safe_io import atomic_path, read_npy, write_csv
+from neurodiff.core.safe_io import atomic_path, write_csv
 from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace, load_visual_cortex
 
 if TYPE_CHECKING:
@@ -38,22 +45,6 @@ if TYPE_CHECKING:
     from neurodiff.pipelines.mind3d import MinD3D
 
 SIDE = 256
-TABLE = "reconstructions.csv"
-
-
-class ModelSpace:
-    """The space of a model's training recording, of which only the identity is known."""
-
-    def __init__(self, brain: BrainInput) -> None:
-        self.name = brain.space_name
-        self.n_features = brain.n_features
-        self._fingerprint = brain.space_fingerprint
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def to_image(self, values: Any) -> np.ndarray:
-        return VectorSpace(self.n_features).to_image(values)
 
 
 def reconstruct_trials(
@@ -78,13 +69,7 @@ def reconstruct_trials(
     recording = brain_of(pipe).accept(recording)
     if note:
         progress.say(note)
-    single = out.suffix.lower() == ".glb"
-    if not single and (out.suffix or out.is_file()):
-        raise UsageError(f"{out} must be a folder, or a file that ends in .glb")
-    if single and recording.n_trials != 1:
-        raise UsageError(
-            f"{source} holds {recording.n_trials} trials and {out} is one mesh; name a folder"
-        )
+    single = is_single(out, ".glb", source, recording.n_trials, what="mesh")
     names = file_names(list(recording.trials["stimulus"]))
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
@@ -124,14 +109,7 @@ def reconstruct_trials(
 
 def read_trials(source: Path, brain: BrainInput) -> tuple[Recording, str]:
     """The recording in a file, and a sentence on how it was taken ("" where nothing is to say)."""
-    kind = source.name.lower()
-    if not source.exists():
-        raise MissingDataError(f"{source} does not exist; check the path")
-    if kind.endswith((".nii", ".nii.gz")):
-        raise UsageError(
-            f"{source} alone does not say which voxels are features; list it in a CSV with the "
-            "columns path, stimulus and mask, and give that"
-        )
+    kind = kind_of_file(source)
     if kind.endswith(".csv"):
         return _from_csv(source, brain)
     if kind.endswith(".npy"):
@@ -148,14 +126,11 @@ def _from_csv(source: Path, brain: BrainInput) -> tuple[Recording, str]:
         return recording, ""  # images with a mask know their voxels
     _require_features(source, recording.n_features, brain)
     note = f"features are taken as the {brain.n_features} of {brain.space_name!r}, in their order"
-    return replace(recording, space=ModelSpace(brain)), note
+    return replace(recording, space=_space_of(brain)), note
 
 
 def _from_npy(source: Path, brain: BrainInput) -> tuple[Recording, str]:
-    values = read_npy(source, dtype=(np.floating, np.integer))
-    if values.size == 0 or values.ndim == 0:
-        raise DataError(f"{source} has shape {values.shape}; expected at least one trial")
-    values = values.astype(np.float32, copy=False)
+    values = numbers_of(source).astype(np.float32, copy=False)
     if values.ndim >= 3 and values.shape[-2:] == (SIDE, SIDE):
         return _flat_maps(source, values, brain)
     if values.ndim > 3:
@@ -166,7 +141,7 @@ def _from_npy(source: Path, brain: BrainInput) -> tuple[Recording, str]:
     _require_features(source, values.shape[-1], brain)
     values = values.reshape((1,) * (3 - values.ndim) + values.shape)
     note = f"features are taken as the {brain.n_features} of {brain.space_name!r}, in their order"
-    return _recording(source, values, ModelSpace(brain)), note
+    return recording_of(source, values, _space_of(brain)), note
 
 
 def _flat_maps(source: Path, maps: np.ndarray, brain: BrainInput) -> tuple[Recording, str]:
@@ -183,15 +158,11 @@ def _flat_maps(source: Path, maps: np.ndarray, brain: BrainInput) -> tuple[Recor
             "flat maps are read at the model's vertices; each trial is brought to mean 0 and "
             "standard deviation 1 over visual cortex, as its units may be others than in training"
         )
-    return _recording(source, maps.reshape(*maps.shape[:2], SIDE * SIDE), space), note
+    return recording_of(source, maps.reshape(*maps.shape[:2], SIDE * SIDE), space), note
 
 
-def _recording(source: Path, values: np.ndarray, space: Any) -> Recording:
-    n = len(values)
-    stem = source.stem
-    names = [stem] if n == 1 else [f"{stem}-{k:03d}" for k in range(n)]
-    trials = pd.DataFrame({"stimulus": names, "split": "test"})
-    return Recording.from_arrays(values, trials, space=space, name=stem)
+def _space_of(brain: BrainInput) -> ModelSpace:
+    return ModelSpace(brain.space_name, brain.n_features, brain.space_fingerprint)
 
 
 def _require_features(source: Path, found: int, brain: BrainInput) -> None:
@@ -201,14 +172,3 @@ def _require_features(source: Path, found: int, brain: BrainInput) -> None:
             f"{brain.space_name!r}. Use the same mask or vertices as in training, or fit a model "
             "on these recordings"
         )
-
-
-def file_names(stimuli: Sequence[str]) -> list[str]:
-    """Names that are safe for files and differ, in the order given."""
-    seen: dict[str, int] = {}
-    names = []
-    for stimulus in stimuli:
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", stimulus).strip("._") or "trial"
-        count = seen[slug] = seen.get(slug, 0) + 1
-        names.append(slug if count == 1 else f"{slug}-{count}")
-    return names

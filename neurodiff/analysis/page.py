@@ -7,7 +7,9 @@ what ``report.json`` holds (numbers). No function here changes its input.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,13 @@ import pandas as pd
 from PIL import Image
 
 from neurodiff.analysis import figures, viewer
+from neurodiff.core.provenance import peak_memory_mb
 
 if TYPE_CHECKING:
+    import jinja2
+
     from neurodiff.analysis.report import Pair, PictureGrid, ReportData
+    from neurodiff.core.run import Run
 
 STATISTICS = ("mean", "median", "low", "high", "n")
 WHY = {
@@ -26,6 +32,40 @@ WHY = {
     "median": "Chosen because their scores lie in the middle.",
     "worst": "Chosen because their scores are the worst of all held-out objects.",
 }
+
+
+def templates() -> jinja2.Environment:
+    """The templates of this package; every text in them is escaped, and no name may be missing."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("neurodiff.analysis", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = figures.format_number
+    return environment
+
+
+def page_provenance(run: Run, more: Mapping[str, str]) -> dict[str, Any]:
+    """What a page says of the run it is about and of the machine; ``more`` comes before memory."""
+    info = run.info
+    return {
+        "run folder": Path(run.folder).name,
+        "command": info["command"],
+        "seed": str(run.seed),
+        "fingerprint": run.fingerprint,
+        "created": info["created"],
+        "neurodiff": str(info["neurodiff"]),
+        "git": {k: str(v) for k, v in (info.get("git") or {}).items()},
+        "versions": {k: str(v) for k, v in info["versions"].items()},
+        "platform": info["platform"],
+        "processors": str(os.cpu_count()),
+        **more,
+        "peak memory": f"{peak_memory_mb():.0f} MB",
+    }
 
 
 def statistics_of(row: Mapping[str, Any], metric: str) -> dict[str, Any]:

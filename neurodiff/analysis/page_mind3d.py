@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +19,9 @@ from neurodiff.analysis.demo import (
     SAME,
     TOKENIZER,
 )
+from neurodiff.analysis.page import page_provenance
 from neurodiff.analysis.report import Pair, Report, ReportData
 from neurodiff.core.progress import Progress
-from neurodiff.core.provenance import peak_memory_mb
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.datasets.simulated.noise import (
     MEASURED_COMMON_SHARE,
@@ -330,21 +328,14 @@ def _notes(outcome: Outcome) -> list[str]:
 
 
 def _provenance(outcome: Outcome) -> dict:
-    info = outcome.run.info
     return {
-        "run folder": Path(outcome.run.folder).name,
-        "command": info["command"],
-        "seed": str(outcome.run.seed),
-        "fingerprint": outcome.run.fingerprint,
-        "created": info["created"],
-        "neurodiff": str(info["neurodiff"]),
-        "git": {k: str(v) for k, v in (info.get("git") or {}).items()},
-        "versions": {k: str(v) for k, v in info["versions"].items()},
-        "platform": info["platform"],
-        "processors": str(os.cpu_count()),
-        "protocol": outcome.pipe.recipe.protocol,
-        "wall time of this call": f"{sum(outcome.seconds.values()):.0f} s",
-        "peak memory": f"{peak_memory_mb():.0f} MB",
+        **page_provenance(
+            outcome.run,
+            {
+                "protocol": outcome.pipe.recipe.protocol,
+                "wall time of this call": f"{sum(outcome.seconds.values()):.0f} s",
+            },
+        ),
         "objects": f"{len(outcome.study.ids('train'))} training, "
         f"{len(outcome.study.ids('test'))} held out, "
         f"{len(outcome.study.ids('unseen'))} of held-out categories",

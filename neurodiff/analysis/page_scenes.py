@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import pandas as pd
 
 from neurodiff.analysis.image_conditions import CEILING, OURS
 from neurodiff.analysis.image_run_scores import LOW
+from neurodiff.analysis.page import page_provenance
 from neurodiff.analysis.page_images import (
     ImageFindings,
     dimension_table,
@@ -19,7 +18,6 @@ from neurodiff.analysis.page_images import (
 )
 from neurodiff.analysis.report import PictureGrid
 from neurodiff.core.progress import Progress
-from neurodiff.core.provenance import peak_memory_mb
 from neurodiff.datasets.simulated.scene_subject import PREFERRED
 from neurodiff.datasets.simulated.subject import DEFAULT_CEILING, HARD_CEILING
 
@@ -220,22 +218,15 @@ def _notes() -> list[str]:
 
 
 def _provenance(outcome: SceneOutcome) -> dict[str, Any]:
-    info = outcome.run.info
     return {
-        "run folder": Path(outcome.run.folder).name,
-        "command": info["command"],
-        "seed": str(outcome.run.seed),
-        "fingerprint": outcome.run.fingerprint,
-        "created": info["created"],
-        "neurodiff": str(info["neurodiff"]),
-        "git": {k: str(v) for k, v in (info.get("git") or {}).items()},
-        "versions": {k: str(v) for k, v in info["versions"].items()},
-        "platform": info["platform"],
-        "processors": str(os.cpu_count()),
-        "protocol": outcome.pipe.recipe.protocol,
-        "statistics of predictions": outcome.pipe.recipe.decoder.standardise,
-        "wall time of this call": f"{sum(outcome.seconds.values()):.0f} s",
-        "peak memory": f"{peak_memory_mb():.0f} MB",
+        **page_provenance(
+            outcome.run,
+            {
+                "protocol": outcome.pipe.recipe.protocol,
+                "statistics of predictions": outcome.pipe.recipe.decoder.standardise,
+                "wall time of this call": f"{sum(outcome.seconds.values()):.0f} s",
+            },
+        ),
         "scenes": f"{len(outcome.scenes['train'])} training, {len(outcome.scenes['test'])} held "
         "out, each shown three times",
     }

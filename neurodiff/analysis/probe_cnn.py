@@ -44,7 +44,7 @@ class SmallCNN:
         import torch
         from torch.nn import functional
 
-        from neurodiff.core.seeds import item_seed
+        from neurodiff.core.seeds import item_seed, seeded_layers
         from neurodiff.core.training import TrainingSettings, train
 
         self.is_class = truth.dtype.kind == "b"
@@ -54,8 +54,7 @@ class SmallCNN:
         if not self.is_class:
             self.centre, self.spread = float(target.mean()), float(target.std()) or 1.0
         wanted = torch.from_numpy((target - self.centre) / self.spread)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(item_seed(self.seed, subject="", stimulus="", stage="small CNN"))
+        with seeded_layers(item_seed(self.seed, subject="", stimulus="", stage="small CNN")):
             self.network = self._new()
 
         def loss(model: Any, rows: np.ndarray, generator: torch.Generator) -> dict:

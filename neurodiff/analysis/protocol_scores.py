@@ -35,7 +35,6 @@ STORED_POINTS = 10_000  # of the truth's cloud from which mind3d-2024 draws with
 VIEW_PIXELS = 224
 SCALE = 100.0  # CD and EMD are shown x 1e2
 FPD_SCALE = 0.1
-NO_SHAPE = "no shape to take activations of"
 
 
 def surface_points(
@@ -73,10 +72,12 @@ class TrueShape:
 
     @cached_property
     def views(self) -> np.ndarray:
+        """Six rendered views, made when they are first asked for."""
         return six_views(self.mesh)
 
     @cached_property
     def classes(self) -> np.ndarray:
+        """The judge's probabilities of the views."""
         return self.judge.probabilities(self.views)
 
 
@@ -103,6 +104,7 @@ class ProtocolScorer:
         return found
 
     def true_shape(self, name: str, mesh: Any) -> TrueShape:
+        """A stimulus's mesh with the judge of n-way identification."""
         return TrueShape(name, mesh, self._load("n-way"))
 
     def item(

@@ -17,6 +17,7 @@ part of the column's name, ``LPIPS [AlexNet]``: two networks never share a colum
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -306,21 +307,24 @@ def beside_published(
     ------
     UsageError : a column is not; lists every reason. Nothing is merged then.
     """
-    wrong = {}
-    for name in means:
-        reasons = reasons_against(
-            name, card, protocol=protocol, simulated=simulated, renderer=renderer
-        )
-        if reasons:
-            wrong[name] = " and ".join(reasons)
-    if wrong:
-        text = "; ".join(f"{name}: {why}" for name, why in wrong.items())
-        raise UsageError(
-            f"{label} cannot stand in one table with the figures published for {card.name}: {text}"
-        )
+    reasons = {
+        name: reasons_against(name, card, protocol=protocol, simulated=simulated, renderer=renderer)
+        for name in means
+    }
+    refuse_incomparable(reasons, label, card.name)
     table = published_table(card)
     row = {name: means.get(name, "not computed") for name in table.columns if name != "source"}
     return pd.concat([table, pd.DataFrame([row | {"source": "this run"}], index=[label])])
+
+
+def refuse_incomparable(reasons: Mapping[str, Sequence[str]], label: str, card: str) -> None:
+    """UsageError with every reason against setting ``label`` beside the figures of a card."""
+    wrong = {name: " and ".join(why) for name, why in reasons.items() if why}
+    if wrong:
+        text = "; ".join(f"{name}: {why}" for name, why in wrong.items())
+        raise UsageError(
+            f"{label} cannot stand in one table with the figures published for {card}: {text}"
+        )
 
 
 def _items(card: ProtocolCard) -> list[tuple[str, CardMetric]]:

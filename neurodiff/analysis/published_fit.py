@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurodiff.analysis.fit_steps import folder_of_fit
 from neurodiff.core.config import dump, find_shared, load
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -113,8 +114,7 @@ def fit_published(
         "weights": [sha256_of(path) for path in weights],
     }
     plain = dump(settings)
-    key = fingerprint({"recipe": plain, "inputs": inputs, "seed": seed})
-    folder = out / Run.folder_name(settings.name, source.name, key)
+    folder = folder_of_fit(out, settings.name, source.name, plain, inputs, seed)
     with _one_after_another():
         run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()

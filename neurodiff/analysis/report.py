@@ -163,16 +163,7 @@ class Report:
 
     def html(self, *, interactive: bool = True) -> str:
         """The page as text; ``interactive=False`` leaves out meshes and viewer (about 0.5 MB)."""
-        import jinja2
-
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("neurodiff.analysis", "."),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["number"] = figures.format_number
+        environment = page.templates()
         environment.filters["script_json"] = page.script_json
         return environment.get_template("report.jinja").render(self._context(interactive))
 

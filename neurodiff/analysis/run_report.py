@@ -60,10 +60,19 @@ def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Pa
     UsageError : no run, one that is named twice, or runs that were scored by different protocols.
     MissingDataError : a run without reconstructions.
     """
+    require_different(runs)
+    return written(Report(report_data(runs, progress)), runs, out)
+
+
+def require_different(runs: Sequence[Run]) -> None:
+    """UsageError where there is no run, or one that is named twice."""
     folders = [run.folder.resolve() for run in runs]
     if not folders or len(set(folders)) < len(folders):
         raise UsageError("name each run once" if folders else "name at least one run folder")
-    page = Report(report_data(runs, progress))
+
+
+def written(page: Report, runs: Sequence[Run], out: Path) -> Path:
+    """Write a page and its numbers beside it, as ``.json``, and of one run in its folder, too."""
     numbers = page.to_json()
     path = page.save(out)
     write_json(out.with_suffix(".json"), numbers)
@@ -74,7 +83,7 @@ def report_of(runs: Sequence[Run], out: Path, progress: Progress = SILENT) -> Pa
 
 def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
     """Everything the page shows."""
-    from neurodiff.analysis.verbs import score_run, set_remarks
+    from neurodiff.analysis.run_scores import score_run, set_remarks
 
     conditions: dict[str, dict[str, Any]] = {}
     beside: dict[str, dict[str, Any]] = {}  # data -> its conditions, where there are several

@@ -43,6 +43,7 @@ class ScoredShapes:
 
     @classmethod
     def of_bank(cls, bank: ShapeBank, ids: Sequence[str]) -> ScoredShapes:
+        """Shapes of a bank by their ids, in this order."""
         k = bank.rows(ids)
         return cls(bank.surface[k].astype(np.float32), bank.grid[k], bank.views[k])
 
@@ -82,6 +83,7 @@ class ScoredShapes:
         return cls(surface, grid, views)
 
     def take(self, rows: np.ndarray) -> ScoredShapes:
+        """The shapes of these rows, in this order."""
         return ScoredShapes(self.surface[rows], self.grid[rows], self.views[rows])
 
     def __len__(self) -> int:

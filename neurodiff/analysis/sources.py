@@ -66,6 +66,7 @@ class Source:
         )
 
     def plain(self) -> dict[str, Any]:
+        """As JSON holds it; `from_plain` reads it."""
         return asdict(self)
 
     @property
@@ -86,6 +87,7 @@ class Source:
 
     @property
     def reader(self) -> str:
+        """Name of the reader of its card."""
         return resolve(self._data, self.root or ".")[0]
 
     @property

@@ -4,7 +4,7 @@ A kernel change from the same raw data passes signal and noise through one filte
 scans that need not be pairs give it twice: H = MTF_target / MTF_source from a rod's edge, and
 H = sqrt(NPS_target / NPS_source) from uniform material at equal dose. Both scans have to come from
 scanner settings that differ in the kernel alone. A kernel is never guessed from its noise: the
-user names both scans.
+user names both scans. The rod's edge is read by `ct_rod`.
 
 References
 ----------
@@ -21,37 +21,24 @@ from typing import Any
 import numpy as np
 
 from neurodiff.bridges.ct_filter import LOCKED, RadialFilter
+from neurodiff.bridges.ct_rod import Transfer, rod_transfer
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.radial_gain import check_slices, check_spacing, radial_frequency
 
+__all__ = [
+    "FLOOR",
+    "NoiseSpectrum",
+    "Transfer",
+    "filter_from_noise",
+    "filter_from_transfer",
+    "match_noise",
+    "noise_spectrum",
+    "rod_transfer",
+    "uniform_regions",
+]
+
 #: a ratio of transfer functions stops where the source's falls below this
 FLOOR = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Transfer:
-    """A modulation transfer function: ``frequency`` (bins,) lp/cm from 0 and ``value`` there."""
-
-    frequency: np.ndarray
-    value: np.ndarray
-
-    def at(self, frequency: Any) -> np.ndarray:
-        """Value at frequencies, lp/cm; the last value beyond the range."""
-        return np.asarray(np.interp(frequency, self.frequency, self.value))
-
-    def falls_to(self, level: float) -> float:
-        """First frequency, lp/cm, at which the curve is at ``level``; infinity where it never is.
-
-        ``falls_to(0.5)`` and ``falls_to(0.1)`` are the usual figures of a kernel.
-        """
-        below = np.flatnonzero(self.value <= level)
-        if not len(below):
-            return float("inf")
-        first = int(below[0])
-        if first == 0:
-            return float(self.frequency[0])
-        (a, b), (va, vb) = self.frequency[first - 1 : first + 1], self.value[first - 1 : first + 1]
-        return float(a + (b - a) * (va - level) / (va - vb))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,81 +67,6 @@ class NoiseSpectrum:
         ring = self.power * self.count
         share = (ring * gain.at(self.frequency) ** 2).sum() / ring.sum()
         return float(np.sqrt(self.variance * share))
-
-
-def rod_transfer(
-    hu: Any,
-    centre: tuple[float, float],
-    radius_mm: float,
-    spacing: tuple[float, float],
-    *,
-    bins: int = 64,
-) -> Transfer:
-    """Transfer function from the edge of a round rod.
-
-    The profile over the distance from the rod's centre, finer than a pixel because the distances
-    fall everywhere, is differentiated and transformed. Slices are averaged first.
-
-    Parameters
-    ----------
-    hu : (slices, rows, columns), HU; the rod stands across the slices.
-    centre : (row, column) of the rod, pixels; refined by the centre of its contrast.
-    radius_mm : of the rod; the blur has to be well below it.
-    spacing : (row_mm, column_mm).
-    bins : of the result, up to the frequency of half a pixel's diagonal.
-
-    Raises
-    ------
-    DataError : the surroundings of the rod leave the image, or it has no contrast.
-    """
-    image = check_slices(hu).mean(axis=0, dtype=np.float64)
-    row_mm, column_mm = check_spacing(spacing)
-    if not radius_mm > 2 * max(row_mm, column_mm):
-        raise UsageError(f"a radius of {radius_mm:g} mm is below two pixels; measure a larger rod")
-    reach = 1.7 * radius_mm
-    for _ in range(3):  # the centre of contrast moves the window, which moves the centre
-        rows, columns = (np.arange(size) - at for size, at in zip(image.shape, centre, strict=True))
-        distance = np.hypot(rows[:, None] * row_mm, columns[None] * column_mm)
-        edges = [centre[0] * row_mm, (image.shape[0] - 1 - centre[0]) * row_mm]
-        edges += [centre[1] * column_mm, (image.shape[1] - 1 - centre[1]) * column_mm]
-        if min(edges) < reach:
-            raise DataError(
-                f"a rod of {radius_mm:g} mm at pixel ({centre[0]:.0f}, {centre[1]:.0f}) needs "
-                f"{reach:.1f} mm of image around its centre; there are {min(edges):.1f}"
-            )
-        near = distance <= reach
-        outside = np.median(image[(distance > 1.4 * radius_mm) & near])
-        contrast = np.where(near, image - outside, 0)
-        total = contrast.sum()
-        core = image[distance < 0.5 * radius_mm]
-        if abs(core.mean() - outside) <= 4 * core.std() / np.sqrt(len(core)) + 1e-9:
-            raise DataError(
-                f"the rod at pixel ({centre[0]:.0f}, {centre[1]:.0f}) does not stand out from its "
-                "surroundings; check the centre or take more slices"
-            )
-        centre = tuple(
-            float((contrast * np.arange(size)[line]).sum() / total)
-            for size, line in zip(image.shape, (np.s_[:, None], np.s_[None, :]), strict=True)
-        )
-    # the edge lies where it lies in each direction: a rod that leans is oval, and an oval rod read
-    # as a circle would look blurred
-    angle = np.arctan2(
-        (np.arange(image.shape[0]) - centre[0])[:, None] * row_mm,
-        (np.arange(image.shape[1]) - centre[1])[None] * column_mm,
-    )
-    beside = distance - _edge_radius(image, centre, radius_mm, (row_mm, column_mm), angle)
-    step = min(row_mm, column_mm) / 5
-    at = np.arange(-0.65 * radius_mm, 0.65 * radius_mm, step)
-    edge = _profile(beside[near], image[near], at, step)
-    line = np.gradient(edge, step)
-    # a window about the edge keeps the noise of the plateaus out of the transform
-    line = line * np.cos(np.clip(at / (0.65 * radius_mm), -1, 1) * np.pi / 2) ** 2
-    highest = 5 / min(row_mm, column_mm)
-    f = np.linspace(0, highest, bins)
-    value = np.abs(np.exp(-2j * np.pi * f[:, None] * at / 10) @ line)
-    # undo the bins' box and the two-point difference, both of known transfer
-    known = np.sinc(f * step / 10) * np.sinc(2 * f * step / 10)
-    return Transfer(frequency=f, value=value / value[0] / known)
 
 
 def noise_spectrum(
@@ -226,6 +138,11 @@ def filter_from_transfer(
 
     Beyond it the ratio is unknown: a softening filter keeps its last value, a sharpening one goes
     back to 1 there, so that nothing is amplified which was not measured. Coherence is 0 there.
+
+    Raises
+    ------
+    UsageError : a floor outside (0, 1).
+    DataError : the source's curve falls below the floor at once.
     """
     if not 0 < floor < 1:
         raise UsageError(f"the floor is {floor:g}; give a share between 0 and 1, such as {FLOOR}")
@@ -258,6 +175,10 @@ def filter_from_noise(
 
     The lowest frequencies, where a filtered back-projection has no noise to measure, are taken from
     a smooth curve through the others that is 1 at 0.
+
+    Raises
+    ------
+    DataError : noise in fewer than three rings.
     """
     reach = min(source.reach, target.reach)
     f = source.frequency[source.frequency <= reach * (1 + 1e-9)]
@@ -326,7 +247,12 @@ def uniform_regions(hu: Any, *, size: int = 32, count: int = 8) -> list[tuple[in
 
     Squares whose mean lies within -200 and 200 HU in every slice, in ascending order of the SD of
     the means of blocks of 8 pixels: structure, and hardly the noise, whose least values would
-    otherwise be chosen. DataError where there is none.
+    otherwise be chosen.
+
+    Raises
+    ------
+    UsageError : a size that is no multiple of 8 from 16 on.
+    DataError : there is no such square.
     """
     hu = check_slices(hu)
     if size < 16 or size % 8:
@@ -351,51 +277,6 @@ def uniform_regions(hu: Any, *, size: int = 32, count: int = 8) -> list[tuple[in
             f"no square of {size} pixels with a mean between -200 and 200 HU; give the regions"
         )
     return kept
-
-
-def _edge_radius(
-    image: np.ndarray,
-    centre: tuple[float, float],
-    radius_mm: float,
-    spacing: tuple[float, float],
-    angle: np.ndarray,
-) -> np.ndarray:
-    """Distance, mm, of the rod's edge from its centre in the directions ``angle`` (any shape).
-
-    Along each of 180 rays the edge is where a step of the same integral lies; a Fourier series of
-    order 4 over the angle, in which the pixels' noise averages out.
-    """
-    from scipy.ndimage import map_coordinates
-
-    low, high = 0.4 * radius_mm, 1.6 * radius_mm
-    rays = np.arange(180) * np.pi / 90
-    radii = np.linspace(low, high, 400)
-    rows = centre[0] + radii[None] * np.sin(rays)[:, None] / spacing[0]
-    columns = centre[1] + radii[None] * np.cos(rays)[:, None] / spacing[1]
-    values = map_coordinates(image, [rows, columns], order=1, mode="nearest")
-    inner, outer = values[:, :80].mean(), values[:, -80:].mean()
-    edges = low + (high - low) * ((values - outer) / (inner - outer)).mean(axis=1)
-
-    def waves(theta: np.ndarray) -> np.ndarray:
-        parts = [np.ones_like(theta)]
-        for order in range(1, 5):
-            parts += [np.cos(order * theta), np.sin(order * theta)]
-        return np.stack(parts, axis=-1)
-
-    weights, *_ = np.linalg.lstsq(waves(rays), edges, rcond=None)
-    return waves(angle) @ weights
-
-
-def _profile(
-    distance: np.ndarray, values: np.ndarray, places: np.ndarray, step: float
-) -> np.ndarray:
-    """Means of values in bins of width ``step`` around ``places``; (places,), gaps filled."""
-    index = np.rint((distance - places[0]) / step).astype(int)
-    kept = (index >= 0) & (index < len(places))
-    count = np.bincount(index[kept], minlength=len(places))
-    total = np.bincount(index[kept], weights=values[kept], minlength=len(places))
-    there = count > 0
-    return np.interp(places, places[there], total[there] / count[there])
 
 
 def _trend(size: int) -> np.ndarray:

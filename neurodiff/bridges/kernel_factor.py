@@ -51,10 +51,12 @@ class KernelFactor:
 
     @property
     def trials(self) -> int:
+        """Number of training trials."""
         return self.centred.shape[0]
 
     @property
     def features(self) -> int:
+        """Number of features."""
         return self.centred.shape[1]
 
     @property

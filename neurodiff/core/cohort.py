@@ -107,6 +107,7 @@ class Cohort:
 
     @property
     def ids(self) -> list[str]:
+        """Names of the scans, in order."""
         return self.scans["scan"].tolist()
 
     @property

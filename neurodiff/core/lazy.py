@@ -6,7 +6,8 @@ by integer, slice, or integer array, as a recording asks of its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,34 @@ class LazyFiles:
                 f"{self.paths[0]}, has {self.shape[1:]}: all trials need the same shape"
             )
         return values
+
+
+class LazyParts(ABC):
+    """Trials (trials, features) of several parts one after the other, such as files of sessions."""
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, lengths: Iterable[int], n_features: int) -> None:
+        self._starts = np.cumsum([0, *lengths])
+        self.shape = (int(self._starts[-1]), n_features)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        flat = np.atleast_1d(rows)
+        out = np.zeros((len(flat), self.shape[1]), np.float32)
+        part = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(part):
+            here = part == number
+            out[here] = self._read(int(number), flat[here] - self._starts[number])
+        return out[0] if np.ndim(rows) == 0 else out
+
+    @abstractmethod
+    def _read(self, part: int, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a part as float32, checked."""
 
 
 class LazyMasks(Mapping[str, np.ndarray]):

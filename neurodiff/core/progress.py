@@ -26,9 +26,11 @@ class Progress:
 
     @classmethod
     def to_stdout(cls, *, every: float = 10.0) -> Progress:
+        """Onto standard output, at most once in ``every`` seconds."""
         return cls(sys.stdout, every=every)
 
     def say(self, text: str) -> None:
+        """One line, at once; nothing where there is no stream."""
         if self.stream is not None:
             print(text, file=self.stream, flush=True)
 
@@ -38,6 +40,7 @@ class Progress:
         self._began = self._printed = time.monotonic()
 
     def update(self, done: int, total: int, note: str = "") -> None:
+        """How far the work is, if the last line is old enough or the work is done."""
         now = time.monotonic()
         if now - self._printed < self.every and done < total:
             return

@@ -28,29 +28,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.errors import DataError, MissingDataError, UsageError, suggest
+from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.lazy import (
-    LazyFiles,
-    LazyMasks,
     LazyMeans,
     LazyRows,
     in_memory,
     take_columns,
     take_rows,
 )
-from neurodiff.core.safe_io import read_csv, read_npy, require_finite
+from neurodiff.core.recording_checks import (
+    checked_rois,
+    filled_trials,
+    listed,
+    named,
+    positions,
+    stacked,
+)
+from neurodiff.core.recording_files import betas_of_images, trials_of_manifest
+from neurodiff.core.safe_io import require_finite
 from neurodiff.core.spaces import (
     MaskerSpace,
     MaskSpace,
     Space,
     SubSpace,
     VectorSpace,
-    open_image,
 )
 
 __all__ = ["MaskSpace", "MaskerSpace", "Recording", "Space", "SubSpace", "VectorSpace"]
 
-TRIAL_COLUMNS = ("subject", "session", "run", "stimulus", "repeat", "split")
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -100,8 +105,8 @@ class Recording:
                 f"{space.n_features}: give the space these data were sampled in"
             )
         object.__setattr__(self, "space", space)
-        object.__setattr__(self, "trials", _filled(self.trials, data.shape[0]))
-        object.__setattr__(self, "rois", _checked_rois(self.rois, data.shape[-1]))
+        object.__setattr__(self, "trials", filled_trials(self.trials, data.shape[0]))
+        object.__setattr__(self, "rois", checked_rois(self.rois, data.shape[-1]))
 
     # ------------------------------------------------------------------------------ made from
 
@@ -125,7 +130,7 @@ class Recording:
         DataError : NaN or infinity (unless ``check_finite`` is False), lengths that do not agree.
         """
         if isinstance(betas, Sequence):
-            betas = _stacked(betas)
+            betas = stacked(betas)
         if isinstance(betas, np.ndarray) and betas.dtype != np.float32:
             if betas.dtype.kind not in "fiu":
                 raise DataError(f"betas holds {betas.dtype}; expected real numbers")
@@ -142,7 +147,7 @@ class Recording:
                 except DataError:
                     row = start + int(np.argwhere(~np.isfinite(block))[0][0])
                     raise DataError(
-                        f"betas{_of(name)} holds NaN or infinity, first in trial {row} (stimulus "
+                        f"betas{named(name)} holds NaN or infinity, first in trial {row} (stimulus "
                         f"{made.trials.stimulus[row]!r}); drop these trials or features first"
                     ) from None
         return made
@@ -168,20 +173,13 @@ class Recording:
             one a trial, of 3-D images (betas) or 4-D images (frames); or an array that the masker
             already made, (trials, *frames, features).
         trials : one row a trial.
+
+        Raises
+        ------
+        UsageError : the masker is not fitted.
+        DataError : images of different shapes, and as `from_arrays`.
         """
-        fitted = getattr(masker, "__sklearn_is_fitted__", None)
-        if not hasattr(masker, "inverse_transform") or (fitted is not None and not fitted()):
-            raise UsageError(
-                f"{type(masker).__name__} is not a fitted masker; call masker.fit() first"
-            )
-        if isinstance(images, np.ndarray):
-            betas = images
-        elif isinstance(images, list | tuple):
-            betas = _stacked([_transformed(masker, image) for image in images])
-        else:
-            betas = _transformed(masker, images)
-            if betas.ndim == 1:
-                betas = betas[None]
+        betas = betas_of_images(masker, images)
         space = MaskerSpace(masker, betas.shape[-1])
         return cls.from_arrays(
             betas, trials, rois, space, unit=unit, name=name, check_finite=check_finite
@@ -215,42 +213,16 @@ class Recording:
         MissingDataError : the manifest, or a file that it names, is not there.
         DataError : no trial, shapes that differ, a broken file.
         """
-        manifest = Path(manifest)
-        text = {c: str for c in ("path", "subject", "stimulus", "split", "mask")}
-        table = read_csv(manifest, columns=("path", "stimulus"), dtype=text)
-        if len(table) == 0 or table["path"].isna().any():
-            raise DataError(f"{manifest} needs at least one row, and a path in every row")
-        folder = manifest.parent if root is None else Path(root)
-        paths = [folder / path for path in table["path"]]
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise MissingDataError(
-                f"{len(missing)} of {len(paths)} files of {manifest} are missing, first "
-                f"{missing[0]}; paths are taken from {folder}: give root if they lie elsewhere"
-            )
-        if mask is None and "mask" in table:
-            masks = sorted(set(table["mask"].dropna()))
-            if len(masks) != 1 or table["mask"].isna().any():
-                raise DataError(
-                    f"{manifest} names {len(masks)} masks; expected the same in all rows"
-                )
-            mask = folder / masks[0]
-        inside = None if mask is None else MaskSpace.open(mask)
-        if inside is None and any(path.suffix != ".npy" for path in paths):
-            raise UsageError(
-                f"{manifest} lists images; give mask= to say which voxels are features"
-            )
-        data = LazyFiles(paths, lambda path: _read_trial(path, inside))
+        data, trials, inside = trials_of_manifest(manifest, root, mask)
         if inside is not None and space is None and data.shape[-1] == inside.n_features:
             space = inside
-        trials = table.drop(columns=[c for c in ("path", "mask") if c in table])
         return cls.from_arrays(
             data,
             trials,
             rois,
             space,
             unit=unit,
-            name=name or manifest.stem,
+            name=name or Path(manifest).stem,
             check_finite=check_finite,
         )
 
@@ -284,8 +256,8 @@ class Recording:
         for name in names:
             if name not in self.rois:
                 raise UsageError(
-                    f"there is no ROI {name!r} in this recording{_of(self.name)}, which has "
-                    f"{_listed(self.rois)}.{suggest(name, self.rois)}"
+                    f"there is no ROI {name!r} in this recording{named(self.name)}, which has "
+                    f"{listed(self.rois)}.{suggest(name, self.rois)}"
                 )
             mask |= self.rois[name]
         if not mask.any():
@@ -294,7 +266,7 @@ class Recording:
 
     def select_features(self, which: Any) -> Recording:
         """Only the features of a boolean mask (features,) or an array of distinct indices."""
-        columns = _indices(which, self.n_features, "features")
+        columns = positions(which, self.n_features, "features")
         if len(np.unique(columns)) != len(columns):
             raise UsageError("a feature was selected twice; give each index once")
         rois = {name: mask[columns] for name, mask in self.rois.items()}
@@ -324,7 +296,7 @@ class Recording:
             if not pd.api.types.is_bool_dtype(chosen) or len(chosen) != self.n_trials:
                 raise UsageError(f"the query {which!r} is not yes or no for each trial")
             which = chosen
-        rows = _indices(which, self.n_trials, "trials")
+        rows = positions(which, self.n_trials, "trials")
         if len(rows) == 0:
             raise UsageError("the selection leaves no trial; check it against recording.trials")
         return replace(self, data=take_rows(self.data, rows), trials=self.trials.iloc[rows])
@@ -335,8 +307,8 @@ class Recording:
         for name in (train, test):
             if name not in there:
                 raise UsageError(
-                    f"there is no split {name!r} in this recording{_of(self.name)}; it has "
-                    f"{_listed(there)}.{suggest(name, there)}"
+                    f"there is no split {name!r} in this recording{named(self.name)}; it has "
+                    f"{listed(there)}.{suggest(name, there)}"
                 )
         in_split = self.trials["split"].to_numpy()
         return self.select(in_split == train), self.select(in_split == test)
@@ -411,110 +383,10 @@ class Recording:
             "frames": " x ".join(map(str, self.frames)),
             "features": str(self.n_features),
             "stimuli": str(self.trials["stimulus"].nunique()),
-            "subjects": _listed(subjects, 3),
-            "rois": _listed(self.rois, 4) if self.rois else "",
+            "subjects": listed(subjects, 3),
+            "rois": listed(self.rois, 4) if self.rois else "",
             "space": self.space.name,
             "unit": self.unit,
             "simulated": "yes" if self.simulated else "",
         }
         return {key: value for key, value in facts.items() if value}
-
-
-# ----------------------------------------------------------------------------------- checks
-
-
-def _filled(table: pd.DataFrame, n_trials: int) -> pd.DataFrame:
-    if not isinstance(table, pd.DataFrame):
-        raise UsageError(f"trials is {type(table).__name__}; give a pandas DataFrame")
-    if len(table) != n_trials:
-        raise DataError(
-            f"the trials table has {len(table)} rows and data has {n_trials} trials; "
-            "give one row for each trial, in the same order"
-        )
-    table = table.reset_index(drop=True).copy()
-    defaults: dict[str, Any] = {"subject": "sub-01", "session": 1, "run": 1, "split": "train"}
-    for column, value in defaults.items():
-        if column not in table:
-            table[column] = value
-    if "stimulus" not in table:
-        table["stimulus"] = [str(row) for row in range(n_trials)]
-    for column in TRIAL_COLUMNS:
-        if column in table and table[column].isna().any():
-            row = int(np.flatnonzero(table[column].isna())[0])
-            raise DataError(f"the trials table has no {column} in row {row}; fill the column")
-    for column in ("subject", "stimulus", "split"):
-        table[column] = pd.Series([str(value) for value in table[column]], dtype=object)
-    if "repeat" not in table:
-        table["repeat"] = table.groupby(["subject", "stimulus", "split"], sort=False).cumcount() + 1
-    others = [column for column in table.columns if column not in TRIAL_COLUMNS]
-    return table[[*TRIAL_COLUMNS, *others]]
-
-
-def _checked_rois(rois: Mapping[str, Any], n_features: int) -> Mapping[str, np.ndarray]:
-    if isinstance(rois, LazyMasks):
-        return rois
-    checked: dict[str, np.ndarray] = {}
-    for name, mask in rois.items():
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != (n_features,):
-            raise DataError(
-                f"ROI {name!r} is {mask.dtype} {mask.shape}; expected bool ({n_features},): "
-                "one yes or no for each feature"
-            )
-        checked[str(name)] = mask
-    return checked
-
-
-def _indices(which: Any, length: int, axis: str) -> np.ndarray:
-    """Integer positions of a mask, an index array or a slice along an axis."""
-    if isinstance(which, slice):
-        return np.arange(length)[which]
-    chosen = np.atleast_1d(np.asarray(which))
-    if chosen.size == 0:
-        return np.zeros(0, dtype=np.int64)
-    if chosen.dtype == bool:
-        if chosen.shape != (length,):
-            raise UsageError(f"a mask of shape {chosen.shape} was given for {length} {axis}")
-        return np.flatnonzero(chosen)
-    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
-        raise UsageError(
-            f"{axis} are selected by a mask, by whole numbers or by a slice, not by "
-            f"{chosen.dtype} of shape {chosen.shape}"
-        )
-    if chosen.min() < -length or chosen.max() >= length:
-        raise UsageError(f"index {int(chosen.max())} is outside the {length} {axis}")
-    return np.arange(length)[chosen]
-
-
-def _stacked(arrays: Sequence[Any]) -> np.ndarray:
-    shapes = [np.shape(array) for array in arrays]
-    if len(set(shapes)) != 1:
-        raise DataError(f"trials have the shapes {sorted(set(shapes))}; all need the same shape")
-    return np.stack([np.asarray(array) for array in arrays])
-
-
-def _transformed(masker: Any, image: Any) -> np.ndarray:
-    loaded = open_image(image)
-    values = np.asarray(masker.transform(loaded), dtype=np.float32)
-    return values.reshape(-1) if len(loaded.shape) == 3 else values
-
-
-def _read_trial(path: Path, inside: MaskSpace | None) -> np.ndarray:
-    if path.suffix == ".npy":
-        values = read_npy(path, dtype=(np.floating, np.integer), finite=False)
-        if values.ndim == 0:
-            raise DataError(f"{path} holds one number; expected (features,) or (frames, features)")
-        return values.astype(np.float32, copy=False)
-    if inside is None or not path.name.endswith((".nii", ".nii.gz")):
-        raise DataError(f"{path} is neither .npy nor NIfTI; convert it to one of them")
-    return inside.vectors(open_image(path), str(path))
-
-
-def _of(name: str) -> str:
-    return f" {name!r}" if name else ""
-
-
-def _listed(names: Any, most: int = 12) -> str:
-    names = [str(name) for name in names]
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + rest) or "none"

@@ -1,6 +1,6 @@
 """A run is a folder, and its files are the only truth about what is done.
 
-This module and `run_items` alone know the names of the files in it::
+This module, `run_stages` and `run_items` alone know the names of the files in it::
 
     run.json       package, source revision, versions, platform, seed, command, time, memory
     recipe.yaml    resolved: every default written out
@@ -18,10 +18,7 @@ several processes may work on it: two that make the same item write the same con
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +27,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from neurodiff.core import provenance, tracking
+from neurodiff.core import provenance
 from neurodiff.core.atomic import (
     TEMPORARY_PREFIX,
     atomic_write,
@@ -43,31 +40,20 @@ from neurodiff.core.atomic import (
 from neurodiff.core.environment import environment
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.processes import is_alive, machine
-from neurodiff.core.run_items import ITEM_COLUMNS, Item, canonical, failure_in
+from neurodiff.core.run_identity import differences, fingerprint, slug
+from neurodiff.core.run_items import ITEM_COLUMNS, Item, failure_in
+from neurodiff.core.run_stages import Stage
 from neurodiff.core.safe_io import read_csv, read_json, read_yaml
 from neurodiff.core.sealed import (
     DONE,
     Verify,
     is_sealed,
-    seal,
     sealed_record,
-    whole_files,
 )
 
+MODEL = "model"  # folder of the fitted pipeline in a run's
 _OWN = {"run.json", "recipe.yaml", "inputs.json", "stages", "items", "items.csv", "scores.csv"}
 _OWN |= {"set_scores.csv", "report.html", "report.json", "logs", "batch"}
-_MISSING = object()
-
-
-def fingerprint(value: Mapping[str, Any]) -> str:
-    """First 10 hex digits of the SHA-256 of a dictionary; order of keys does not matter.
-
-    Examples
-    --------
-    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": (2,), "a": 1})
-    True
-    """
-    return hashlib.sha256(canonical(value)).hexdigest()[:10]
 
 
 class Run:
@@ -165,7 +151,7 @@ class Run:
     @staticmethod
     def folder_name(recipe_name: str, data_name: str, fingerprint: str) -> str:
         """``<recipe>-<data>-<fingerprint>``, with other signs than letters and digits as ``_``."""
-        return "-".join(_slug(part) for part in (recipe_name, data_name, fingerprint))
+        return "-".join(slug(part) for part in (recipe_name, data_name, fingerprint))
 
     @property
     def seed(self) -> int:
@@ -363,13 +349,8 @@ class Run:
         return f"<Run {self.folder.name}, seed {self.seed}, fingerprint {self.fingerprint}>"
 
     def _refuse_other(self, identity: Mapping[str, Any]) -> None:
-        own = _flat({"recipe": self.recipe, "inputs": self.inputs, "seed": self.seed})
-        new = _flat(json.loads(canonical(identity)))
-        differing = [
-            f"{key} (there {own.get(key, 'absent')!r}, now {new.get(key, 'absent')!r})"
-            for key in sorted({*own, *new})
-            if not _same(own.get(key, _MISSING), new.get(key, _MISSING))
-        ]
+        own = {"recipe": self.recipe, "inputs": self.inputs, "seed": self.seed}
+        differing = differences(own, identity)
         if differing:
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise UsageError(
@@ -388,82 +369,6 @@ class Run:
         return self.folder / "items" / key[:2] / key
 
 
-class Stage:
-    """A fitted part of a run: the folder ``stages/<name>-<hash>``."""
-
-    def __init__(
-        self,
-        parent: Path,
-        name: str,
-        settings: Mapping[str, Any],
-        inputs: Sequence[str],
-        version: int,
-    ) -> None:
-        self.name = _slug(name)
-        self._identity = {
-            "stage": self.name,
-            "settings": plain(settings),
-            "inputs": [str(part) for part in inputs],
-            "version": int(version),
-        }
-        self.hash = fingerprint(self._identity)
-        self.folder = parent / f"{self.name}-{self.hash}"
-
-    @property
-    def done(self) -> bool:
-        """Whether the stage is finished and its files are whole."""
-        return self.is_done()
-
-    def is_done(self, verify: Verify | None = None) -> bool:
-        """As ``done``; ``verify="size"`` is quick, ``"hash"`` reads files of any size."""
-        return is_sealed(self.folder, verify)
-
-    def path(self, file: str) -> Path:
-        """Path of a file of this stage; its folder is made. Write it atomically."""
-        path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def finish(
-        self, metrics: Mapping[str, Any] | None = None, files: Iterable[str] | None = None
-    ) -> None:
-        """Mark as done, with the size and SHA-256 of ``files`` (all but logs and checkpoints)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        names = whole_files(self.folder, (DONE, "metrics.jsonl", "checkpoint"))
-        record = {**self._identity, "metrics": metrics or {}, "finished": provenance.now()}
-        seal(self.folder, names if files is None else files, record)
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What :meth:`finish` was given; empty before."""
-        return dict((sealed_record(self.folder) or {}).get("metrics") or {})
-
-    def log(self, values: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``, and tell the trackers (`core.tracking`)."""
-        tracking.tell(self.name, values)
-        path = self.path("metrics.jsonl")
-        line = json.dumps(plain(values), allow_nan=False).encode() + b"\n"
-        with open(path, "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line that a kill cut off stays a line of its own
-                    line = b"\n" + line
-            file.write(line)
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """Lines of ``metrics.jsonl``, without those that a kill cut off."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_bytes().splitlines() if path.is_file() else []
-        rows = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        return [row for row in rows if isinstance(row, dict)]
-
-    def __repr__(self) -> str:
-        return f"<Stage {self.folder.name}, {'done' if self.is_done('size') else 'not done'}>"
-
-
 def _has_content(path: str) -> bool:
     try:
         return os.stat(path).st_size > 2
@@ -480,23 +385,3 @@ def _dictionary(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds {type(value).__name__}; expected names and values")
     return value
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with keys joined by dots."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    if one is _MISSING or other is _MISSING:
-        return one is other
-    return canonical([one]) == canonical([other])
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", str(text)).strip("._") or "unnamed"

@@ -1,7 +1,7 @@
 """Seeds that depend on what an item is, never on when or where it is computed.
 
 An item's noise is the same in any order, batch, shard or machine, because its seed is a hash of the
-run's seed and the item's own identity. No function here touches a global random state.
+run's seed and the item's own identity. No function here leaves a global random state changed.
 
 Examples
 --------
@@ -13,8 +13,10 @@ True
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from neurodiff.core.errors import UsageError
@@ -72,6 +74,24 @@ def torch_generator(seed: int) -> torch.Generator:
     generator = torch.Generator()
     generator.manual_seed(_checked(seed))
     return generator
+
+
+@contextlib.contextmanager
+def seeded_layers(seed: int) -> Iterator[None]:
+    """Make networks in this block: their first weights follow from ``seed`` alone.
+
+    Constructors of layers draw from torch's global state of the CPU; it is set here and put back
+    at the end.
+
+    Raises
+    ------
+    UsageError : as `torch_generator`.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_checked(seed))
+        yield
 
 
 def _checked(seed: int) -> int:

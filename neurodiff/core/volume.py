@@ -124,6 +124,7 @@ class Volume:
 
     @property
     def channels(self) -> int:
+        """Number of channels."""
         return self.data.shape[0]
 
     @property

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.core.errors import DataError, MissingDataError
-from neurodiff.core.lazy import LazyMasks
+from neurodiff.core.lazy import LazyMasks, LazyParts
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_images import open_picture
 from neurodiff.core.safe_io import read_npy, require_finite
@@ -107,31 +107,19 @@ class Algonauts2023:
         return check_algonauts(root, subject)
 
 
-class TwoHemispheres:
+class TwoHemispheres(LazyParts):
     """Responses of both hemispheres side by side, of one or two splits one after the other."""
-
-    dtype = np.dtype(np.float32)
-    ndim = 2
 
     def __init__(self, parts: list[list[np.ndarray]]) -> None:
         self.parts = parts
-        self._starts = np.cumsum([0, *(len(arrays[0]) for arrays in parts)])
-        self.shape = (int(self._starts[-1]), sum(array.shape[1] for array in parts[0]))
+        lengths = [len(arrays[0]) for arrays in parts]
+        super().__init__(lengths, sum(array.shape[1] for array in parts[0]))
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        flat = np.atleast_1d(rows)
-        out = np.zeros((len(flat), self.shape[1]), np.float32)
-        part = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(part):
-            here = part == number
-            chosen = flat[here] - self._starts[number]
-            out[here] = np.concatenate([array[chosen] for array in self.parts[number]], axis=1)
-        require_finite(out, "responses of Algonauts 2023")
-        return out[0] if np.ndim(rows) == 0 else out
+    def _read(self, part: int, rows: np.ndarray) -> np.ndarray:
+        block = np.concatenate([array[rows] for array in self.parts[part]], axis=1)
+        block = block.astype(np.float32, copy=False)
+        require_finite(block, "responses of Algonauts 2023")
+        return block
 
 
 def open_rois(folder: Path, width: list[int]) -> Mapping[str, np.ndarray]:

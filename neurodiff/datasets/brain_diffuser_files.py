@@ -32,6 +32,7 @@ import pandas as pd
 
 from neurodiff.core.atomic import atomic_path, atomic_write, write_npy
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
+from neurodiff.core.lazy import LazyParts
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_io import read_npy, require_finite
 from neurodiff.core.stimuli import Stimuli
@@ -102,31 +103,17 @@ def _require_head(head: str, split: str = "train") -> None:
 # ------------------------------------------------------------------------- responses and pictures
 
 
-class PreparedTrials:
+class PreparedTrials(LazyParts):
     """Two memory maps of betas, one after the other: float32 ``(pictures, voxels)``, percent."""
-
-    dtype = np.dtype(np.float32)
-    ndim = 2
 
     def __init__(self, paths: list[Path], arrays: list[np.ndarray]) -> None:
         self.paths, self.arrays = paths, arrays
-        self._starts = np.cumsum([0, *map(len, arrays)])
-        self.shape = (int(self._starts[-1]), arrays[0].shape[1])
+        super().__init__(map(len, arrays), arrays[0].shape[1])
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        flat = np.atleast_1d(rows)
-        out = np.zeros((len(flat), self.shape[1]), np.float32)
-        part = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(part):
-            here = part == number
-            block = self.arrays[number][flat[here] - self._starts[number]]
-            require_finite(block, str(self.paths[number]))
-            out[here] = block / PER_PERCENT
-        return out[0] if np.ndim(rows) == 0 else out
+    def _read(self, part: int, rows: np.ndarray) -> np.ndarray:
+        block = self.arrays[part][rows]
+        require_finite(block, str(self.paths[part]))
+        return block / PER_PERCENT
 
 
 def open_prepared_npy(root: str | Path, subject: int | str = 1) -> tuple[Recording, Stimuli]:

@@ -307,6 +307,7 @@ def _one_patient(headers: list[Header], name: str) -> None:
 
 
 def counted(reasons: list[str]) -> list[str]:
+    """Each reason once, with the number of files that have it."""
     counts: dict[str, int] = {}
     for reason in reasons:
         counts[reason] = counts.get(reason, 0) + 1

@@ -32,22 +32,27 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
+        """Whether something is missing or broken."""
         return self.status != "ok"
 
     @classmethod
     def fine(cls, what: str, where: str | Path, found: str) -> Finding:
+        """All is well; ``found`` says what is there."""
         return cls(what, str(where), "ok", found)
 
     @classmethod
     def note(cls, what: str, where: str | Path, text: str) -> Finding:
+        """It works, and should still be known."""
         return cls(what, str(where), "ok", f"note: {text}")
 
     @classmethod
     def missing(cls, what: str, where: str | Path, problem: str, what_to_do: str) -> Finding:
+        """It is not there."""
         return cls(what, str(where), "missing", problem, what_to_do)
 
     @classmethod
     def broken(cls, what: str, where: str | Path, problem: str, what_to_do: str) -> Finding:
+        """It is there, and cannot be read or contradicts the rest."""
         return cls(what, str(where), "broken", problem, what_to_do)
 
 

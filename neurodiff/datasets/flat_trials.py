@@ -95,6 +95,7 @@ class FlatMapTrials:
 
     @property
     def unit(self) -> str:
+        """z-scores, by which statistics."""
         return "z of run 1" if self.restandardise is None else f"z by {self.restandardise}"
 
     def __len__(self) -> int:

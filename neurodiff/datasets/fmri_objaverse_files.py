@@ -37,11 +37,14 @@ class Shown:
 
     @property
     def key(self) -> str:
+        """``<group>/<id>``, as in the lists; the id alone where there are no groups."""
         return f"{self.group}/{self.uid}" if self.group else self.uid
 
 
 @dataclass(frozen=True)
 class Caption:
+    """One row of the table of captions."""
+
     category: str
     key: str
     text: str
@@ -177,6 +180,7 @@ def npy_folder(root: Path, subject: int | str) -> Path:
 
 
 def npy_path(folder: Path, shown: Shown) -> Path:
+    """The trial of an object."""
     return folder / f"{shown.uid}.npy"
 
 

@@ -191,10 +191,12 @@ def is_simulated(root: Path) -> bool:
 
 
 def subjects_in(root: Path) -> list[str]:
+    """Folders ``sub-*``, sorted."""
     return sorted(path.name for path in root.glob("sub-*") if path.is_dir())
 
 
 def npy_path(folder: Path, entry: Entry) -> Path:
+    """The trial of an object."""
     return folder / entry.synset / f"{entry.model}.npy"
 
 

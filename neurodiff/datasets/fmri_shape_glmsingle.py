@@ -233,6 +233,7 @@ def hdf5_path(root: Path, subject: int | str) -> Path:
 
 
 def subjects_in(root: Path) -> list[str]:
+    """Subjects that have a file, sorted."""
     return sorted(
         {path.stem for place in (root / "fmri", root) for path in place.glob("sub-*.hdf5")}
     )

@@ -170,10 +170,12 @@ class Decoding:
 
     @property
     def correct(self) -> int:
+        """Patterns whose category was told."""
         return int((self.table["truth"] == self.table["predicted"]).sum())
 
     @property
     def accuracy(self) -> float:
+        """Share of patterns whose category was told."""
         return self.correct / len(self.table)
 
     @property

@@ -215,6 +215,7 @@ def session_files(folder: Path, subject: int, sessions: list[int], grid: Grid) -
 
 
 def session_stem(number: int) -> str:
+    """Name of a session's file, without its ending."""
     return f"betas_session{number:02d}"
 
 
@@ -235,6 +236,7 @@ def trial_table(design: Design, subject: int, sessions: list[int]) -> pd.DataFra
 
 
 def ncsnr_paths(root: Path, subject: int, space: str, version: str) -> tuple[Path, ...]:
+    """Files of the signal's SD over the noise's: one a hemisphere on the surface, else one."""
     folder = betas_folder(root, subject, space, version)
     if space == "fsaverage":
         return tuple(folder / f"{side}.ncsnr.mgh" for side in HEMISPHERES)

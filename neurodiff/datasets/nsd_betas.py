@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from neurodiff.core.errors import DataError, MissingDataError
+from neurodiff.core.lazy import LazyParts
 from neurodiff.core.safe_hdf5 import open_hdf5
 from neurodiff.core.safe_images import load_image
 from neurodiff.datasets.mgh import OFFSET, mgh_header, opened
@@ -51,6 +52,7 @@ class BetaFile:
 
     @property
     def n_features(self) -> int:
+        """Voxels or vertices that are kept."""
         return sum(int(mask.sum()) for mask in self.masks)
 
     def restricted(self, keep: np.ndarray) -> BetaFile:
@@ -101,37 +103,23 @@ def percent(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32, copy=False)
 
 
-class SessionTrials:
+class SessionTrials(LazyParts):
     """Trials of several sessions, float32 ``(trials, features)`` in percent, read on index.
 
     A file holds a whole session and cannot be read by the trial, so that sessions are kept as they
     are stored, up to ``cache_bytes``; 40 sessions of 15,724 voxels are 0.94 GB.
     """
 
-    dtype = np.dtype(np.float32)
-    ndim = 2
-
     def __init__(self, files: list[BetaFile], cache_bytes: int = 3 * 2**29) -> None:
         self.files = files
-        self._starts = np.cumsum([0, *(file.trials for file in files)])
-        self.shape = (int(self._starts[-1]), files[0].n_features)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cache_bytes = cache_bytes
+        super().__init__([file.trials for file in files], files[0].n_features)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        rows = np.arange(len(self))[index]
-        flat = np.atleast_1d(rows)
-        out = np.zeros((len(flat), self.shape[1]), np.float32)
-        session = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(session):
-            here = session == number
-            block = percent(self._stored(int(number))[flat[here] - self._starts[number]])
-            _require_numbers(self.files[number], block)
-            out[here] = block
-        return out[0] if np.ndim(rows) == 0 else out
+    def _read(self, part: int, rows: np.ndarray) -> np.ndarray:
+        block = percent(self._stored(part)[rows])
+        _require_numbers(self.files[part], block)
+        return block
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}

@@ -11,14 +11,8 @@ Every file is whole or not there; a run's record is written last. The same comma
 was interrupted, and a folder that was made with other settings is refused.
 
 Order of work: series -> trend, drift and confounds removed -> z-score of each grayordinate -> the
-frames of each trial -> flat map (`surface.drawing_weights`). z-scores (SD over frames, divisor n):
-
-``run``        by the run's own mean and SD
-``session``    by mean and SD over all runs of the session
-``first-run``  by mean and SD of the subject's first run, as in the published arrays: the released
-               script meant the whole subject and accumulated its first run each time, so that later
-               runs have another mean and spread
-``none``       the scanner's units
+frames of each trial -> flat map (`surface.drawing_weights`). `prepare_zscores` tells whose mean and
+SD a z-score takes.
 """
 
 from __future__ import annotations
@@ -30,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from neurodiff.core.atomic import atomic_write, write_csv, write_json, write_npy
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
@@ -38,9 +31,10 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import now, package_version, versions
 from neurodiff.core.safe_io import read_csv, read_json, sha256_of
 from neurodiff.datasets.fmri_shape_files import read_list
-from neurodiff.datasets.fmriprep import cleaned, find_runs, read_confounds
+from neurodiff.datasets.fmriprep import find_runs
 from neurodiff.datasets.localisers import Localisers, read_localisers
 from neurodiff.datasets.prepare_plan import FOLDERS, PrepareSettings, RunPlan, plan_runs
+from neurodiff.datasets.prepare_zscores import standardised_run, statistic_runs
 from neurodiff.datasets.surface import IMAGE_SIZE, drawing_weights, load_visual_cortex
 
 FORMAT = "neurodiff-prepared-1"
@@ -127,16 +121,6 @@ def prepare(
 def subject_label(label: str) -> str:
     """``"1"`` and ``"0001"`` are ``sub-0001``, as on the hub; other labels stay as they are."""
     return f"sub-{int(label):04d}" if label.isdecimal() else f"sub-{label}"
-
-
-def standardised(
-    series: Float[np.ndarray, "frames places"],
-    mean: Float[np.ndarray, " places"],
-    deviation: Float[np.ndarray, " places"],
-) -> Float[np.ndarray, "frames places"]:
-    """z-scores by a given mean and SD; a place that does not vary becomes 0."""
-    varies = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    return np.where(varies, (series - mean) / np.where(varies, deviation, 1.0), 0.0)
 
 
 def write_lists(out: Path) -> None:
@@ -228,7 +212,7 @@ def _write_subject(
             records.append(done)
             before += 1
             continue
-        values = _standardised_run(plan, plans, settings, columns)
+        values = standardised_run(plan, plans, settings, columns)
         for row, name in zip(plan.trials.itertuples(), _files(plan.trials), strict=True):
             part = values[row.first_frame : row.first_frame + plan.frames]
             if "maps" in outputs:
@@ -280,62 +264,6 @@ def _drawing() -> tuple[np.ndarray, Any, np.ndarray]:
     return columns, weights[:, columns], np.searchsorted(columns, cortex.grayordinates)
 
 
-def _standardised_run(
-    plan: RunPlan, plans: list[RunPlan], settings: PrepareSettings, columns: np.ndarray
-) -> Float[np.ndarray, "frames places"]:
-    series = _clean_run(plan, settings, columns)
-    if settings.zscore == "none":
-        return series
-    sources = _statistic_runs(plan, plans, settings)
-    if sources == [plan]:
-        return standardised(series, series.mean(axis=0), series.std(axis=0))
-    if sources[0].statistics is None:
-        mean, deviation = _pooled(
-            series if one is plan else _clean_run(one, settings, columns) for one in sources
-        )
-        for one in plans:  # the runs that share these sources
-            if _statistic_runs(one, plans, settings) == sources:
-                one.statistics = (mean, deviation)
-        sources[0].statistics = (mean, deviation)
-    return standardised(series, *sources[0].statistics)
-
-
-def _statistic_runs(
-    plan: RunPlan, plans: list[RunPlan], settings: PrepareSettings
-) -> list[RunPlan]:
-    """The runs whose frames give mean and SD for a run."""
-    if settings.zscore == "first-run":
-        return plans[:1]
-    if settings.zscore == "session":
-        return [one for one in plans if one.run.session == plan.run.session]
-    return [plan]
-
-
-def _pooled(parts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and SD over the frames of all parts (Chan's update: no large numbers are squared)."""
-    count, mean, squares = 0, 0.0, 0.0
-    for part in parts:
-        n, own = len(part), part.mean(axis=0)
-        step = own - mean
-        squares = squares + ((part - own) ** 2).sum(axis=0) + step**2 * (count * n / (count + n))
-        mean = mean + step * (n / (count + n))
-        count += n
-    return np.asarray(mean), np.sqrt(np.asarray(squares) / count)
-
-
-def _clean_run(plan: RunPlan, settings: PrepareSettings, columns: np.ndarray) -> np.ndarray:
-    confounds = None
-    if plan.confounds is not None:
-        confounds = read_confounds(plan.confounds, settings.confounds, plan.series.n_frames)
-    return cleaned(
-        plan.series.read(columns),
-        confounds,
-        detrend=settings.detrend,
-        high_pass=settings.high_pass,
-        tr=plan.series.tr,
-    )
-
-
 def _files(trials: pd.DataFrame) -> list[str]:
     """``<folder>/<id>.npy``; a further showing of the same object is ``<id>_rep-2.npy``."""
     return [
@@ -371,7 +299,7 @@ def _identity(plan: RunPlan, plans: list[RunPlan], settings: PrepareSettings) ->
         "tables": [sha256_of(path) for path in plan.inputs[1:]],
         "statistics": [
             [one.run.path.name, one.run.path.stat().st_size]
-            for one in _statistic_runs(plan, plans, settings)
+            for one in statistic_runs(plan, plans, settings)
         ],
         "events": [
             [name, int(row.first_frame), row.split]

@@ -84,6 +84,7 @@ class RunPlan:
 
     @property
     def inputs(self) -> list[Path]:
+        """Files that the run's trials are made from, the series first."""
         return [p for p in (self.run.path, self.events, self.confounds) if p is not None]
 
 

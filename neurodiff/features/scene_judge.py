@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.core.seeds import item_seed
+from neurodiff.core.seeds import item_seed, seeded_layers
 from neurodiff.core.training import TrainingSettings, train
 
 SIDE = 64  # pixels on a side that the network reads
@@ -81,8 +81,7 @@ class SceneJudge(nn.Module):
         classes = {task: tuple(sorted(set(values))) for task, values in labels.items()}
         if not classes or min(map(len, classes.values())) < 2:
             raise UsageError("a judge tells labels apart: give a task with two labels or more")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(item_seed(seed, subject="", stimulus="", stage="scene judge"))
+        with seeded_layers(item_seed(seed, subject="", stimulus="", stage="scene judge")):
             judge = cls(classes)
         pixels = prepared(images)
         numbers = {

@@ -54,6 +54,7 @@ class ViewClassifier(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, views: UInt8[np.ndarray, "n k h w"]) -> Float[np.ndarray, "n classes"]:
+        """Of each class, mean over an object's views."""
         n, k = views.shape[:2]
         images = torch.from_numpy(views.reshape(n * k, *views.shape[2:])).float() / 255
         logits = torch.cat([self(part) for part in images.split(512)])

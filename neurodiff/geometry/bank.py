@@ -57,6 +57,7 @@ class ShapeBank:
         return digest.hexdigest()
 
     def select(self, ids: Sequence[str]) -> ShapeBank:
+        """The shapes of these ids, in this order."""
         k = self.rows(ids)
         return ShapeBank(
             tuple(ids),

@@ -34,6 +34,8 @@ WEIGHTS_SHARE = "share/neurodiff/weights"  # below sys.prefix: where `make insta
 
 
 class TextEncoder(Protocol):
+    """Tokens of captions, float32; ``text_shape`` is (tokens, width)."""
+
     text_shape: tuple[int, int]
 
     def text(self, captions: Sequence[Sequence[str]]) -> Float[np.ndarray, "n t d"]: ...
@@ -42,6 +44,8 @@ class TextEncoder(Protocol):
 
 
 class VisionEncoder(Protocol):
+    """Tokens of pictures, float32; ``vision_shape`` is (tokens, width)."""
+
     vision_shape: tuple[int, int]
 
     def vision(self, images: Sequence[PIL.Image.Image]) -> Float[np.ndarray, "n v d"]: ...

@@ -32,7 +32,7 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.safe_io import read_npy
 from neurodiff.core.stimuli import Stimuli
-from neurodiff.pipelines.brain_diffuser import betas_of
+from neurodiff.pipelines.brain_diffuser_input import betas_of
 from neurodiff.pipelines.brain_diffuser_networks import Shown
 from neurodiff.pipelines.brain_diffuser_settings import HEADS
 from neurodiff.pipelines.brain_diffuser_targets import make_targets, posterior_seeds
@@ -72,6 +72,7 @@ class SharedInput:
 
     @property
     def subject(self) -> str:
+        """Names of the people, for sentences."""
         return " and ".join(self.layers.shared)
 
     def __call__(self, recording: Recording) -> Float[np.ndarray, "n k"]:

@@ -20,7 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import read_npy
-from neurodiff.core.seeds import item_seed
+from neurodiff.core.seeds import item_seed, seeded_layers
 from neurodiff.core.training import train
 from neurodiff.diffusion.heads import EPS
 from neurodiff.diffusion.objective import Objective
@@ -350,6 +350,5 @@ def _encoded(vae: Any, patches: torch.Tensor, *, block: int = 64) -> torch.Tenso
 
 def seeded(make: Any, seed: int, stage: str) -> Any:
     """A network whose first weights depend on the run's seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(item_seed(seed, subject="", stimulus="", stage=stage))
+    with seeded_layers(item_seed(seed, subject="", stimulus="", stage=stage)):
         return make()

@@ -28,7 +28,7 @@ from neurodiff.core import config
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.radial_gain import check_slices, check_spacing
-from neurodiff.core.seeds import item_seed, torch_generator
+from neurodiff.core.seeds import item_seed, seeded_layers, torch_generator
 from neurodiff.diffusion.grids import karras, trailing
 from neurodiff.diffusion.heads import Head
 from neurodiff.diffusion.sampling import NetworkDenoiser, sample
@@ -118,10 +118,7 @@ class CTDiffusion:
         slices = training_slices(scans, self._linear, self.recipe.patches)
         sides = [side for one in slices for side in one.spacing]
         self.spacing_range = (float(min(sides)), float(max(sides)))
-        with torch.random.fork_rng(devices=[]):  # fresh weights draw from torch's state
-            torch.default_generator.manual_seed(
-                item_seed(seed, subject="", stimulus="", stage="ct networks")
-            )
+        with seeded_layers(item_seed(seed, subject="", stimulus="", stage="ct networks")):
             self.networks = build(self.recipe)
         stages = Stages(run, progress)
         inputs = [digest_of(scans)]

@@ -26,7 +26,7 @@ from torch import nn
 from neurodiff.core import config
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
-from neurodiff.core.seeds import item_seed, torch_generator
+from neurodiff.core.seeds import item_seed, seeded_layers, torch_generator
 from neurodiff.core.training import TrainingSettings, train
 from neurodiff.datasets.simulated.photons import photon_images, photon_scenes
 from neurodiff.diffusion.grids import trailing
@@ -102,10 +102,7 @@ class PhotonDenoiser:
             told.append(torch.full((len(truth), 2), float(level)))
         noisy, levels = torch.cat(seen), torch.cat(told)
         target = clean.repeat(len(recipe.levels), 1, 1, 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                item_seed(seed, subject="", stimulus="", stage="photon networks")
-            )
+        with seeded_layers(item_seed(seed, subject="", stimulus="", stage="photon networks")):
             self.networks = nn.ModuleDict(
                 {
                     "autoencoder": CTAutoencoder(recipe.autoencoder),

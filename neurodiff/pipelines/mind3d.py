@@ -12,8 +12,6 @@ The published code has no trainer for the tokenizer and the shape decoder; both 
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,27 +21,32 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from neurodiff.bridges.prior import sample_embeddings
 from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.config import dump, load
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.seeds import item_seed, torch_generator
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.diffusion.paths import cosine
 from neurodiff.features.view_embedding import ViewEmbedding
 from neurodiff.geometry.bank import ShapeBank, bank_from_stimuli
 from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
-from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
+from neurodiff.pipelines.brain_input import BrainInput
+from neurodiff.pipelines.mind3d_bridge import FittedBridge, trial_generators
+from neurodiff.pipelines.mind3d_codes import codes_of_embedding, codes_of_shapes
 from neurodiff.pipelines.mind3d_fitting import (
     Loop,
-    as_tensor,
+    anchor_state,
+    first_weights,
     fit_adapters,
+    fit_anchor,
     fit_bridge,
     fit_shape_decoder,
     fit_tokenizer,
     renormed,
+    reset_adapters,
+    restore_anchor,
+    shapes_hash,
 )
 from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
 from neurodiff.pipelines.reconstructions import Reconstruction, Reconstructions
@@ -51,12 +54,13 @@ from neurodiff.pipelines.shape_meshes import meshes_of_codes
 from neurodiff.pipelines.stages import Stages
 
 if TYPE_CHECKING:
-    import pandas as pd
     import trimesh
 
     from neurodiff.core.run import Run
     from neurodiff.pipelines.mind3d_published import PublishedMinD3D
 
+#: settings of the bridge that its training does not read
+_ONLY_AT_SAMPLING = {"candidates", "steps", "eta", "choose"}
 BridgeName = Literal["network", "ridge"]
 
 
@@ -74,7 +78,7 @@ class MinD3D:
 
     def __init__(self, recipe: MinD3DRecipe):
         self.recipe = recipe
-        with _seeded(0, "shapes"):
+        with first_weights(0, "shapes"):
             self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
         self.path = cosine(recipe.bridge.network.timesteps)
         self.embedding: ViewEmbedding | None = None
@@ -131,6 +135,10 @@ class MinD3D:
         recording : training trials (trials, frames, features) or (trials, features).
         stimuli : hold a mesh for each stimulus of the recording.
         bank : the shapes as arrays, if they are at hand; else made from the meshes.
+
+        Raises
+        ------
+        MissingDataError, DataError : a stimulus without mesh, or with a broken one.
         """
         if bank is None:
             shown = list(dict.fromkeys(recording.trials.stimulus))
@@ -149,7 +157,7 @@ class MinD3D:
         """The part that needs no brain: embedding, tokenizer, shape decoder."""
         stages, recipe = Stages(run, progress), self.recipe
         key = bank.fingerprint()
-        with _seeded(seed, "shapes"):
+        with first_weights(seed, "shapes"):
             self.shapes = ShapeGenerator(recipe.decoder.size, recipe.tokenizer.size)
         self.embedding = ViewEmbedding.fit(
             bank.views, recipe.embedding.dim, whiten=recipe.embedding.whiten
@@ -225,13 +233,13 @@ class MinD3D:
             settings={"embedding": self.recipe.embedding},
             inputs=key,
             version=1,
-            fit=lambda folder, log: _fit_ridge(
+            fit=lambda folder, log: fit_anchor(
                 ridge, brain.betas(recording), target, recording.trials.stimulus
             ),
-            state=lambda: _ridge_state(ridge),
-            restore=lambda state: _restore_ridge(ridge, state),
+            state=lambda: anchor_state(ridge),
+            restore=lambda state: restore_anchor(ridge, state),
         )
-        with _seeded(seed, "networks"):
+        with first_weights(seed, "networks"):
             self.networks = networks = BrainNetworks(
                 settings.encoder_for(brain.image_size),
                 settings.network,
@@ -259,7 +267,7 @@ class MinD3D:
             restore=networks.load_state_dict,
         )
         adapters = nn.ParameterList(self.shapes.transformer_model.adapter_parameters())
-        self._reset_adapters(seed)
+        reset_adapters(self.shapes.transformer_model, seed)
         if len(adapters):
             stages.do(
                 f"adapters{name}",
@@ -267,7 +275,7 @@ class MinD3D:
                     "size": self.recipe.decoder.size,
                     "adapters": self.recipe.decoder.adapters,
                 },
-                inputs=[*key, anchored, _weights_hash(self.shapes)],
+                inputs=[*key, anchored, shapes_hash(self.shapes)],
                 version=1,
                 fit=lambda folder, log: fit_adapters(
                     self.shapes.transformer_model,
@@ -285,15 +293,6 @@ class MinD3D:
         again = {gate["stage"] for gate in stages.gates}
         self.gates = [gate for gate in self.gates if gate["stage"] not in again] + stages.gates
         return self
-
-    def _reset_adapters(self, seed: int) -> None:
-        """To the identity: another recording may have been fitted before."""
-        with _seeded(seed, "adapters"):
-            for block in self.shapes.transformer_model.blocks:
-                if block.adapter is not None:
-                    nn.init.normal_(block.adapter.x_fc1.weight, std=0.02)
-                    for values in (block.adapter.x_fc1.bias, *block.adapter.x_fc2.parameters()):
-                        nn.init.zeros_(values)
 
     # ------------------------------------------------------------------ prediction
 
@@ -317,27 +316,17 @@ class MinD3D:
             embedding = self.predict_embedding(recording, sample=k, seed=seed, bridge=bridge)
             generators = None
             if self.recipe.decoder.temperature > 0:
-                generators = _generators(recording.trials, seed, k, "codes")
+                generators = trial_generators(recording.trials, seed, k, "codes")
             codes = self.codes_from_embedding(embedding, generators=generators)
             for i, mesh in enumerate(
                 progress.over(self.meshes(codes), f"decoding, sample {k}", len(codes))
             ):
                 row = recording.trials.iloc[i]
-                results.append(
-                    Reconstruction(
-                        str(row.subject),
-                        str(row.stimulus),
-                        int(row["repeat"]),
-                        k,
-                        embedding[i],
-                        codes[i],
-                        mesh,
-                    )
-                )
+                about = (str(row.subject), str(row.stimulus), int(row["repeat"]), k)
+                results.append(Reconstruction(*about, embedding[i], codes[i], mesh))
         order = sorted(range(len(results)), key=lambda j: (j % recording.n_trials, j))
         return Reconstructions(results[j] for j in order)
 
-    @torch.no_grad()
     def predict_embedding(
         self,
         recording: Recording,
@@ -348,61 +337,20 @@ class MinD3D:
         batch: int = 64,
     ) -> Float[np.ndarray, "trials d"]:
         """Predicted embedding of each trial, scaled to norm sqrt(d) as the targets are."""
-        settings = self.recipe.bridge
         brain, ridge = self._fitted("brain"), self._fitted("ridge")
         recording = brain.accept(recording)
         anchors = ridge.predict(brain.betas(recording)).astype(np.float32)
         if bridge == "ridge":
             return renormed(torch.from_numpy(anchors)).numpy()
-        networks = self._fitted("networks")
-        parts = []
-        for start in range(0, recording.n_trials, batch):
-            trials = recording.trials.iloc[start : start + batch]
-            frames = brain.standardised(recording.data[start : start + len(trials)])
-            frames = frames[:, frames_at_test(frames.shape[1], settings.frames)]
-            maps = torch.from_numpy(frames.reshape(-1, frames.shape[-1]))
-            generators = _generators(trials, seed, sample, "bridge")
-            anchor = torch.from_numpy(anchors[start : start + len(trials)])
-            parts.append(
-                sample_embeddings(
-                    networks.prior_network,
-                    networks.tokens(brain.patches(maps), settings.frames),
-                    generators,
-                    path=self.path,
-                    anchor=anchor if settings.anchor == "ridge" else None,
-                    candidates=settings.candidates,
-                    steps=settings.steps,
-                    eta=settings.eta,
-                    choose=settings.choose,
-                )
-            )
-        return renormed(torch.cat(parts)).numpy()
-
-    @torch.no_grad()
-    def draw_embedding(self, names: Sequence[str], *, seed: int = 0) -> Float[np.ndarray, "n d"]:
-        """One draw of the bridge without any brain data for each name: the no-brain baseline."""
-        settings, networks = self.recipe.bridge, self._fitted("networks")
-        n_tokens = settings.frames * settings.aggregated_tokens
-        generators = [
-            torch_generator(item_seed(seed, subject="no brain", stimulus=name, stage="bridge"))
-            for name in names
-        ]
-        drawn = sample_embeddings(
-            networks.prior_network,
-            torch.zeros(len(names), n_tokens, settings.network.dim),
-            generators,
-            path=self.path,
-            anchor=torch.zeros(len(names), settings.network.dim)
-            if settings.anchor == "ridge"
-            else None,
-            candidates=1,
-            steps=settings.steps,
-            eta=settings.eta,
-            unconditional=True,
+        drawn = self._bridge().predict(
+            recording, brain, anchors, sample=sample, seed=seed, batch=batch
         )
         return renormed(drawn).numpy()
 
-    @torch.no_grad()
+    def draw_embedding(self, names: Sequence[str], *, seed: int = 0) -> Float[np.ndarray, "n d"]:
+        """One draw of the bridge without any brain data for each name: the no-brain baseline."""
+        return renormed(self._bridge().draw(names, seed=seed)).numpy()
+
     def codes_from_embedding(
         self,
         embedding: Float[np.ndarray, "n d"],
@@ -416,45 +364,25 @@ class MinD3D:
         to draw (a recipe with temperature 0 is greedy all the same).
         """
         self._fitted("embedding")
-        decoder, settings = self.shapes.transformer_model, self.recipe.decoder
-        parts = []
-        for start in range(0, len(embedding), 128):
-            part = slice(start, start + 128)
-            how: dict = {"greedy": True}
-            if generators is not None and settings.temperature > 0:
-                how = {
-                    "temperature": settings.temperature,
-                    "top_k": settings.top_k,
-                    "generators": generators[part],
-                }
-            condition = torch.from_numpy(embedding[part])
-            parts.append(decoder.generate(condition, use_adapters=use_adapters, **how))
-        return torch.cat(parts).numpy()
+        return codes_of_embedding(
+            self.shapes.transformer_model,
+            embedding,
+            self.recipe.decoder,
+            use_adapters=use_adapters,
+            generators=generators,
+        )
 
-    @torch.no_grad()
     def encode(self, bank: ShapeBank, *, batch: int = 64) -> Int[np.ndarray, "n codes"]:
         """Codes of known shapes."""
         self._fitted("embedding")
-        model, n = self.shapes.vqvae_model, self.recipe.tokenizer.n_points
-        was_training = model.training
-        model.eval()
-        parts = [
-            model.quantise(model.encode_planes(as_tensor(bank.surface[k : k + batch, :n])))[0]
-            for k in range(0, len(bank), batch)
-        ]
-        model.train(was_training)
-        return torch.cat(parts).numpy()
+        n_points = self.recipe.tokenizer.n_points
+        return codes_of_shapes(self.shapes.vqvae_model, bank, n_points, batch=batch)
 
     def meshes(self, codes: Int[np.ndarray, "n codes"]) -> Iterator[trimesh.Trimesh]:
         """The mesh of each row of codes: occupancy is asked only near the surface."""
         self._fitted("embedding")
-        settings = self.recipe.mesh
-        return meshes_of_codes(
-            self.shapes.vqvae_model,
-            codes,
-            resolution=settings.resolution,
-            threshold=settings.threshold,
-        )
+        model, mesh = self.shapes.vqvae_model, self.recipe.mesh
+        return meshes_of_codes(model, codes, resolution=mesh.resolution, threshold=mesh.threshold)
 
     # ------------------------------------------------------------------ helpers
 
@@ -464,69 +392,8 @@ class MinD3D:
             raise UsageError("this MinD3D is not fitted yet: call fit, or load a fitted one")
         return value
 
+    def _bridge(self) -> FittedBridge:
+        return FittedBridge(self._fitted("networks"), self.recipe.bridge, self.path)
+
     def _training_anchor(self) -> Float[Tensor, "trials d"]:
         return torch.from_numpy(self._fitted("ridge").loo_predictions_.astype(np.float32))
-
-
-#: settings of the bridge that its training does not read
-_ONLY_AT_SAMPLING = {"candidates", "steps", "eta", "choose"}
-
-
-def _weights_hash(shapes: ShapeGenerator) -> str:
-    """Of tokenizer and shape decoder, without the adapters."""
-    digest = hashlib.sha256()
-    for name, tensor in shapes.state_dict().items():
-        if ".adapter." not in name:
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(name.encode() + raw.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _generators(trials: pd.DataFrame, seed: int, sample: int, stage: str) -> list[torch.Generator]:
-    """One a trial; what it draws depends on nothing but the trial, the sample and the seed."""
-    return [
-        torch_generator(
-            item_seed(
-                seed,
-                subject=row.subject,
-                stimulus=f"{row.stimulus} r{row.repeat}",
-                sample=sample,
-                stage=stage,
-            )
-        )
-        for row in trials.itertuples()
-    ]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, what: str) -> Iterator[None]:
-    """Constructors of layers draw from torch's global state; fix it and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(item_seed(seed, subject="", stimulus=what, stage="initial weights"))
-        yield
-
-
-def _fit_ridge(ridge: MultiTargetRidge, betas: np.ndarray, target: np.ndarray, stimuli) -> dict:
-    ridge.fit(betas, target, groups=stimuli)  # repeats of a stimulus are left out together
-    return {
-        "leave-one-out cosine": _cosine(ridge.loo_predictions_, target),
-        "alpha": ridge.alpha_[0],
-    }
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over rows."""
-    return float(np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
-
-
-_RIDGE = ("coef_", "intercept_", "alpha_", "loo_predictions_")
-
-
-def _ridge_state(ridge: MultiTargetRidge) -> dict[str, Tensor]:
-    return {name: torch.tensor(getattr(ridge, name), dtype=torch.float64) for name in _RIDGE}
-
-
-def _restore_ridge(ridge: MultiTargetRidge, state: dict[str, Tensor]) -> None:
-    for name in _RIDGE:
-        setattr(ridge, name, state[name].numpy().astype(np.float64))
-    ridge.n_features_in_ = ridge.coef_.shape[-1]

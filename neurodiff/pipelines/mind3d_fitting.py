@@ -6,9 +6,12 @@ they fit. ``Loop`` holds what every stage hands on to the one training loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurodiff.bridges.prior import denoising_loss
+from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.seeds import item_seed, torch_generator
+from neurodiff.core.seeds import item_seed, seeded_layers, torch_generator
 from neurodiff.core.training import train
 from neurodiff.diffusion.paths import VariancePreserving
 from neurodiff.geometry.bank import ShapeBank
 from neurodiff.models.codebook import code_usage, reseed_dead_codes
-from neurodiff.models.mind3d import BrainNetworks
+from neurodiff.models.mind3d import BrainNetworks, ShapeGenerator
 from neurodiff.models.shape_decoder import ShapeDecoder
 from neurodiff.models.triplane_vq import TriplaneVQ
 from neurodiff.pipelines.brain_input import BrainInput, frames_at_test
@@ -33,6 +37,12 @@ from neurodiff.pipelines.mind3d_settings import (
     ShapeDecoderSettings,
     TokenizerSettings,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: what a fitted anchor is restored from
+_ANCHOR = ("coef_", "intercept_", "alpha_", "loo_predictions_")
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Loop:
     progress: Progress = SILENT
 
     def run(self, stage: str, model: nn.Module, loss, settings, n_items: int, **more) -> None:
+        """`neurodiff.core.training.train` with what this loop holds."""
         train(
             model,
             loss,
@@ -101,6 +112,32 @@ def fit_shape_decoder(
 
     loop.run("shape-decoder", model, loss, settings.training, len(codes))
     return decoder_likelihood(model, codes[:256], target[:256], use_adapters=False)
+
+
+def fit_anchor(
+    ridge: MultiTargetRidge,
+    betas: Float[np.ndarray, "trials features"],
+    target: Float[np.ndarray, "trials d"],
+    stimuli: Sequence[str] | pd.Series,
+) -> dict:
+    """Ridge from betas to embedding, where the bridge starts."""
+    ridge.fit(betas, target, groups=stimuli)  # repeats of a stimulus are left out together
+    return {
+        "leave-one-out cosine": mean_cosine(ridge.loo_predictions_, target),
+        "alpha": ridge.alpha_[0],
+    }
+
+
+def anchor_state(ridge: MultiTargetRidge) -> dict[str, Tensor]:
+    """What of a fitted anchor a stage keeps, float64."""
+    return {name: torch.tensor(getattr(ridge, name), dtype=torch.float64) for name in _ANCHOR}
+
+
+def restore_anchor(ridge: MultiTargetRidge, state: dict[str, Tensor]) -> None:
+    """The inverse of `anchor_state`."""
+    for name in _ANCHOR:
+        setattr(ridge, name, state[name].numpy().astype(np.float64))
+    ridge.n_features_in_ = ridge.coef_.shape[-1]
 
 
 def fit_bridge(
@@ -165,6 +202,38 @@ def fit_adapters(
 
     loop.run("adapters", adapters, loss, settings.adapters, len(codes))
     return decoder_likelihood(model, codes[:256], predicted[:256], use_adapters=True)
+
+
+def reset_adapters(decoder: ShapeDecoder, seed: int) -> None:
+    """To the identity: another recording may have been fitted before."""
+    with first_weights(seed, "adapters"):
+        for block in decoder.blocks:
+            if block.adapter is not None:
+                nn.init.normal_(block.adapter.x_fc1.weight, std=0.02)
+                for values in (block.adapter.x_fc1.bias, *block.adapter.x_fc2.parameters()):
+                    nn.init.zeros_(values)
+
+
+def shapes_hash(shapes: ShapeGenerator) -> str:
+    """SHA-256 of tokenizer and shape decoder, without the adapters."""
+    digest = hashlib.sha256()
+    for name, tensor in shapes.state_dict().items():
+        if ".adapter." not in name:
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def first_weights(seed: int, part: str) -> AbstractContextManager[None]:
+    """Layers made in this block start from the run's seed and the part's name."""
+    key = item_seed(seed, subject="", stimulus=part, stage="initial weights")
+    return seeded_layers(key)
+
+
+def mean_cosine(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> float:
+    """Cosine of each pair of rows, mean over rows; 0 for a row of zeros."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean((a * b).sum(axis=1) / np.maximum(lengths, 1e-12)))
 
 
 def renormed(embedding: Tensor) -> Tensor:

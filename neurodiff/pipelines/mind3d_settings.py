@@ -76,6 +76,8 @@ class BridgeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshSettings:
+    """``resolution``: cells a side of the finest grid; ``threshold``: occupancy at the surface."""
+
     resolution: int = 48
     threshold: float = 0.5
 

@@ -18,6 +18,7 @@ from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.geometry.bank import ShapeBank
+from neurodiff.pipelines.mind3d_fitting import mean_cosine
 from neurodiff.pipelines.stages import Stages
 from neurodiff.pipelines.subject_layers import (
     SubjectLayers,
@@ -76,7 +77,7 @@ def fit_subjects(
         ):
             goal = target[bank.rows(list(recording.trials["stimulus"]))]
             fitted[name], left_out[name] = fit_layer(recording, goal)
-            cosines.append(_cosine(left_out[name], goal))
+            cosines.append(mean_cosine(left_out[name], goal))
         return {"subjects": len(names), "leave-one-out cosine, mean": float(np.mean(cosines))}
 
     def state() -> dict[str, torch.Tensor]:
@@ -198,8 +199,3 @@ def subject_of(recording: Recording) -> str:
             "one recording a person"
         )
     return str(names[0])
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.mean((a * b).sum(axis=1) / np.maximum(lengths, 1e-12)))

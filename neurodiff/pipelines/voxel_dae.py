@@ -25,7 +25,7 @@ from neurodiff.core.atomic import replaced_folder, save_safetensors, write_json
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.safe_io import load_weights, read_json
-from neurodiff.core.seeds import item_seed
+from neurodiff.core.seeds import item_seed, seeded_layers
 from neurodiff.core.training import TrainingSettings, train
 from neurodiff.diffusion.heads import EPS
 from neurodiff.diffusion.objective import Objective, snr_power
@@ -76,8 +76,7 @@ class VoxelDAE:
         self.sampling = sampling or SamplingSettings()
         self.fitted = networks is not None
         if networks is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(item_seed(seed, subject="", stimulus="", stage=STAGE))
+            with seeded_layers(item_seed(seed, subject="", stimulus="", stage=STAGE)):
                 networks = VoxelDAENetworks(size)
         self.networks = networks.eval().requires_grad_(False)
         self.sampler = LatentSampler(self.networks.unet, self.sampling)

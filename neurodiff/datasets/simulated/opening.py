@@ -105,6 +105,7 @@ def _known(size: str) -> str:
 
 
 def subject_number(subject: int | str) -> int:
+    """1, ``"1"``, ``"sim-01"`` and ``"sub-01"`` are subject 1; UsageError for other names."""
     text = str(subject).removeprefix("sim-").removeprefix("sub-")
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"subject is {subject!r}; simulated subjects are 1, 2, 3, ...")

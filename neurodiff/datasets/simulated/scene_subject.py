@@ -24,8 +24,6 @@ from jaxtyping import Float, UInt8
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
-from neurodiff.core.seeds import item_seed, numpy_generator
-from neurodiff.datasets.simulated.noise import MEASURED_COMMON_SHARE, smooth_noise
 from neurodiff.datasets.simulated.objects import CATEGORIES
 from neurodiff.datasets.simulated.places import PLACES
 from neurodiff.datasets.simulated.scenes import SceneSet, silhouettes
@@ -197,26 +195,15 @@ def record_betas(
         raise UsageError(f"{len(stimuli)} scenes, but features of {len(features)}")
     if len(stimuli) < 1 or repeats < 1:
         raise UsageError(f"{len(stimuli)} scenes shown {repeats} times: nothing to record")
-    name = f"sim-{planted.subject:02d}"
     signal = planted.signal(features)
     spread = np.sqrt(beta_variance(planted.rho))
     rows = [(i, repeat) for repeat in range(repeats) for i in range(len(stimuli))]
     data = np.zeros((len(rows), signal.shape[1]), np.float16)
-    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {name}")):
-        key = item_seed(
-            planted.seed, subject=name, stimulus=stimuli[i], sample=repeat, stage="noise"
-        )
-        noise = smooth_noise(
-            (1,),
-            planted.cortex,
-            generator=numpy_generator(key),
-            fwhm_mm=planted.fwhm_mm,
-            common_share=MEASURED_COMMON_SHARE,
-        )
-        data[trial] = signal[i] + spread * noise[0]
+    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {planted.name}")):
+        data[trial] = signal[i] + spread * planted.noise(stimuli[i], repeat, 1)[0]
     trials = pd.DataFrame(
         {
-            "subject": name,
+            "subject": planted.name,
             "session": [first_session + k // 750 for k in range(len(rows))],
             "run": [1 + k % 750 // TRIALS_A_RUN for k in range(len(rows))],
             "stimulus": [stimuli[i] for i, _ in rows],

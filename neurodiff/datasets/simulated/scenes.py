@@ -67,6 +67,7 @@ class Scene:
 
     @property
     def category(self) -> str:
+        """Of its object."""
         return self.object.category
 
 
@@ -83,6 +84,7 @@ class SceneSet:
 
     @property
     def ids(self) -> list[str]:
+        """Names of the scenes, in order."""
         return [scene.id for scene in self.scenes]
 
     def select(self, rows: Sequence[int] | np.ndarray) -> SceneSet:

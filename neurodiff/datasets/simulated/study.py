@@ -27,12 +27,11 @@ from neurodiff.datasets.simulated.objects import (
     stimuli,
     training_arrays,
 )
+from neurodiff.datasets.simulated.stimulus_features import FeatureSpace, StimulusFeatures
 from neurodiff.datasets.simulated.subject import (
     DEFAULT_CEILING,
     INDIVIDUAL,
-    FeatureSpace,
     PlantedSubject,
-    StimulusFeatures,
     plant_subject,
     record,
 )
@@ -65,6 +64,7 @@ class Study:
     _planted: dict = field(default_factory=dict, repr=False)
 
     def ids(self, split: str) -> list[str]:
+        """Objects of a split: train, test or unseen."""
         return [name for name, s in zip(self.bank.ids, self.split, strict=True) if s == split]
 
     def subject(

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
@@ -41,6 +41,7 @@ from neurodiff.datasets.simulated.noise import (
     smooth_noise,
     smoothing_kernel,
 )
+from neurodiff.datasets.simulated.stimulus_features import StimulusFeatures
 from neurodiff.datasets.surface import FlatMapSpace, VisualCortex, load_visual_cortex
 
 TR = 0.8
@@ -61,62 +62,6 @@ INDIVIDUAL = 0.5  # share of the tuning variance that other subjects do not have
 
 
 @dataclass(frozen=True)
-class StimulusFeatures:
-    """What the areas are tuned to; each array (stimuli, d), z-scored on the reference stimuli."""
-
-    contrast: Float[np.ndarray, "stimuli 64"]
-    shape: Float[np.ndarray, "stimuli d"]
-    category: Float[np.ndarray, "stimuli 16"]
-
-    def __len__(self) -> int:
-        return len(self.contrast)
-
-
-class FeatureSpace:
-    """Stimulus features with their scale and shape axes fixed on reference stimuli.
-
-    contrast : 8 x 8 map of local standard deviation in the rendered views, mean over views.
-    shape : leading principal components of the 16^3 occupancy.
-    category : a fixed random direction a category in 16 dimensions; also for categories that the
-        reference does not hold, since an unseen kind of object excites these areas too.
-    """
-
-    N_SHAPE = 24
-
-    def __init__(
-        self,
-        views: Shaped[np.ndarray, "n views h w"],
-        grids: Shaped[np.ndarray, "n g g g"],
-        categories: list[str],
-    ):
-        occupancy = _coarse(grids)
-        self._mean = occupancy.mean(axis=0)
-        _, _, axes = np.linalg.svd(_subset(occupancy - self._mean), full_matrices=False)
-        self._axes = axes[: self.N_SHAPE].T
-        raw = self._raw(views, grids, categories)
-        self._scale = {name: (v.mean(axis=0), _spread(v)) for name, v in raw.items()}
-
-    def __call__(self, views, grids, categories: list[str]) -> StimulusFeatures:
-        raw = self._raw(views, grids, categories)
-        return StimulusFeatures(
-            **{
-                name: ((v - self._scale[name][0]) / self._scale[name][1]).astype(np.float32)
-                for name, v in raw.items()
-            }
-        )
-
-    def _raw(self, views, grids, categories) -> dict[str, np.ndarray]:
-        # the first axis of 4-colour renders is dropped by the caller: views are grey, 0..255
-        n, k, height, width = views.shape
-        blocks = views.reshape(n, k, 8, height // 8, 8, width // 8).astype(np.float32) / 255
-        return {
-            "contrast": blocks.std(axis=(3, 5)).mean(axis=1).reshape(n, 64),
-            "shape": (_coarse(grids) - self._mean) @ self._axes,
-            "category": np.stack([_direction(name) for name in categories]),
-        }
-
-
-@dataclass(frozen=True)
 class PlantedSubject:
     """The truth of one simulated subject; vertices are those of ``cortex`` (8,921)."""
 
@@ -130,7 +75,13 @@ class PlantedSubject:
     tuning: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(TUNING))
 
     @property
+    def name(self) -> str:
+        """As recordings name the subject: ``"sim-01"``."""
+        return f"sim-{self.subject:02d}"
+
+    @property
     def informative(self) -> np.ndarray:
+        """Vertices (vertices,) that carry something."""
         return self.amplitude > 0
 
     def noise_ceiling(self, repeats: int = 1) -> np.ndarray:
@@ -147,6 +98,23 @@ class PlantedSubject:
         """Noise-free response amplitude of each stimulus."""
         total = sum(getattr(features, name) @ w for name, w in self.weights.items())
         return total * self.amplitude
+
+    def noise(
+        self, stimulus: str, repeat: int, frames: int
+    ) -> Float[np.ndarray, "frames vertices"]:
+        """Unit-variance noise of one trial, which depends on nothing but subject, stimulus and
+        repeat (from 0)."""
+        key = item_seed(
+            self.seed, subject=self.name, stimulus=stimulus, sample=repeat, stage="noise"
+        )
+        return smooth_noise(
+            (frames,),
+            self.cortex,
+            generator=numpy_generator(key),
+            fwhm_mm=self.fwhm_mm,
+            rho=self.rho,
+            common_share=MEASURED_COMMON_SHARE,
+        )
 
     def areas_table(self) -> pd.DataFrame:
         """One row an area: what was planted."""
@@ -284,32 +252,25 @@ def record(
     -------
     Recording of (trials, 10 frames, 8,921 vertices), float32 on reading (kept as float16), in
     units of the noise's standard deviation, unit "a.u.".
+
+    Raises
+    ------
+    UsageError : stimuli and features differ in number, or nothing to record.
     """
     if len(stimuli) != len(features):
         raise UsageError(f"{len(stimuli)} stimuli, but features of {len(features)}")
     if len(stimuli) < 1 or repeats < 1:
         raise UsageError(f"{len(stimuli)} stimuli shown {repeats} times: nothing to record")
-    subject_name = f"sim-{planted.subject:02d}"
     signal = planted.signal(features)
     response = haemodynamic_response()
     rows = [(i, repeat) for repeat in range(repeats) for i in range(len(stimuli))]
     data = np.zeros((len(rows), N_FRAMES, signal.shape[1]), np.float16)
-    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {subject_name}")):
-        key = item_seed(
-            planted.seed, subject=subject_name, stimulus=stimuli[i], sample=repeat, stage="noise"
-        )
-        noise = smooth_noise(
-            (N_FRAMES,),
-            planted.cortex,
-            generator=numpy_generator(key),
-            fwhm_mm=planted.fwhm_mm,
-            rho=planted.rho,
-            common_share=MEASURED_COMMON_SHARE,
-        )
+    for trial, (i, repeat) in enumerate(progress.over(rows, f"recording {planted.name}")):
+        noise = planted.noise(stimuli[i], repeat, N_FRAMES)
         data[trial] = response[:, None] * signal[i] + noise
     trials = pd.DataFrame(
         {
-            "subject": subject_name,
+            "subject": planted.name,
             "session": 1,
             "run": [first_run + k // TRIALS_A_RUN for k in range(len(rows))],
             "stimulus": [stimuli[i] for i, _ in rows],
@@ -363,30 +324,6 @@ def beta_variance(rho: float) -> float:
     h = haemodynamic_response().astype(float)
     lags = np.abs(np.subtract.outer(np.arange(N_FRAMES), np.arange(N_FRAMES)))
     return float(h @ rho**lags @ h / (h @ h) ** 2)
-
-
-def _direction(category: str) -> np.ndarray:
-    key = item_seed(0, subject="", stimulus=category, stage="category direction")
-    return numpy_generator(key).standard_normal(16)
-
-
-def _coarse(grids: np.ndarray) -> np.ndarray:
-    """(n, 32, 32, 32) occupancy -> (n, 4096) share of each 2^3 block that is filled."""
-    n, g = grids.shape[:2]
-    blocks = grids.reshape(n, g // 2, 2, g // 2, 2, g // 2, 2)
-    return blocks.mean(axis=(2, 4, 6), dtype=np.float32).reshape(n, -1)
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviation of each feature, at least a tenth of the typical one: a corner of the
-    picture that no reference object reaches must not become huge when a new object does."""
-    spread = values.std(axis=0)
-    return np.maximum(spread, max(0.1 * np.sqrt(np.mean(spread**2)), 1e-6))
-
-
-def _subset(rows: np.ndarray, most: int = 1000) -> np.ndarray:
-    """Evenly spaced rows: 24 axes need no more, and the decomposition stays under a second."""
-    return rows[:: max(1, len(rows) // most)]
 
 
 def _object_weights(cortex: VisualCortex, family: str, d: int, draw: Callable) -> np.ndarray:
