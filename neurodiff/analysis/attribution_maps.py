@@ -22,6 +22,7 @@ from neurodiff.analysis.attribution_files import (
     write_map,
     write_sidecar,
 )
+from neurodiff.analysis.attribution_labels import write_labels
 from neurodiff.core.atomic import atomic_write
 from neurodiff.core.errors import UsageError
 from neurodiff.core.recording import Recording
@@ -218,9 +219,11 @@ def write_maps(
 ) -> WrittenMaps:
     """Write every map of an attribution as BIDS derivatives.
 
-    Vertices of fsLR become one ``.dscalar.nii`` of both hemispheres and a ``.func.gii`` a
-    hemisphere, vertices of fsaverage a ``.func.gii`` a hemisphere, voxels a ``.nii.gz``; beside
-    each its facts as JSON. ``dataset_description.json`` and the table lie in the folder itself.
+    Vertices of fsLR become one ``.dscalar.nii`` of both hemispheres, with subcortical voxels where
+    the space has them, and a ``.func.gii`` a hemisphere; vertices of fsaverage a ``.func.gii`` a
+    hemisphere, voxels a ``.nii.gz``; beside each its facts as JSON. Regions of a surface are a
+    ``.label.gii`` a hemisphere. ``dataset_description.json`` and the table lie in the folder
+    itself.
 
     Parameters
     ----------
@@ -250,6 +253,10 @@ def write_maps(
         )
         return WrittenMaps(folder=folder, files=tuple(files), notes=tuple(notes))
     by_method = {result.method: result for result in results}
+    people = list(dict.fromkeys(one.subject for one in maps))
+    for subject in people if masks else ():
+        who = MapNames(subject=subject, task=task, statistic="", method="", stage="").participant
+        files += write_labels(folder, masks, recording.space, participant=who, task=task)
     for one in maps:
         names = MapNames(
             subject=one.subject,
