@@ -31,6 +31,7 @@ from neurodiff.datasets.cortex_maps import to_hemispheres
 from neurodiff.datasets.grayordinates import GrayordinateSpace
 from neurodiff.datasets.nsd_rois import FsaverageSpace
 from neurodiff.datasets.surface import (
+    N_GRAYORDINATES,
     N_MESH,
     FlatImageSpace,
     FlatMapSpace,
@@ -154,10 +155,12 @@ def write_map(folder: Path, names: MapNames, values: Any, space: Any) -> list[Pa
     place = folder / names.participant / "func"
     if at.kind in ("fsLR", "grayordinates"):
         title = f"{names.method} {names.stage} {names.statistic}".replace("  ", " ")
-        dense = place / names.name(".dscalar.nii", space="fsLR", den="91k")
-        cortex, axis = at.values, None
+        cortex, axis, given = at.values, None, {"space": "fsLR", "den": "91k"}
         if at.kind == "grayordinates":
             cortex, axis = at.space.on_cortex(at.values), at.space.axis
+            if len(axis) != N_GRAYORDINATES:
+                del given["den"]
+        dense = place / names.name(".dscalar.nii", **given)
         _write_cifti(dense, at.values, title, axis)
         sides = to_hemispheres(cortex)
         return [
@@ -255,7 +258,7 @@ def write_description(
         "ROI attribution" + (" (simulated subjects)" if simulated else ""),
         what="Which regions carry the information that a decoder uses",
         sources=sources,
-        ignored=("*_statmap.*", "attribution.*", "attribution_files/", "results/"),
+        ignored=("*_statmap.*", "*_dseg.*", "attribution.*", "attribution_files/", "results/"),
     )
 
 

@@ -113,9 +113,9 @@ def _write(path: Path, keys: np.ndarray, names: list[str], side: str) -> None:
 
 
 def _facts(names: list[str], keys: np.ndarray) -> dict[str, Any]:
-    there = {int(k): int(n) for k, n in zip(*np.unique(keys[keys > 0], return_counts=True))}
+    counts = np.bincount(keys, minlength=len(names) + 1)
     return {
         "Description": "regions that were scored; where they overlap, the smaller one",
         "Labels": {name: number for number, name in enumerate(names, start=1)},
-        "Vertices": {names[k - 1]: n for k, n in there.items()},
+        "Vertices": {name: int(counts[k]) for k, name in enumerate(names, start=1) if counts[k]},
     }

