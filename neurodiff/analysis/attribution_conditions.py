@@ -150,8 +150,9 @@ class Conditions:
         replacement : of the features of ``mask``; None is the trials' own responses.
         what : tells replacements of these features apart.
         """
-        changed = None if mask is None else np.packbits(mask).tobytes()
-        key = (start, changed, what)
+        if mask is not None and not mask.any():
+            mask, what = None, ()
+        key = (start, None if mask is None else np.packbits(mask).tobytes(), what)
         if key not in self._kept or stage not in self._kept[key]:
             values = None
             if mask is not None:
