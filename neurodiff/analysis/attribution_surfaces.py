@@ -22,12 +22,16 @@ _FSAVERAGE = {"inflated": "infl", "pial": "pial", "white": "white"}
 
 
 class Side(NamedTuple):
-    """A hemisphere: points (vertices, 3) and triangles, values and sulcal depth (vertices,)."""
+    """A hemisphere: points (vertices, 3) and triangles, values (vertices,), and folds.
+
+    shade : (vertices,) 0.36 on gyri and 0.54 in sulci, greys that no value of a map is near: white
+        is 0 in a map with two signs.
+    """
 
     points: np.ndarray
     triangles: np.ndarray
     values: np.ndarray
-    depth: np.ndarray
+    shade: np.ndarray
 
 
 def sides_of(at: Placed, surface: str = "inflated") -> dict[str, Side]:
@@ -46,8 +50,8 @@ def sides_of(at: Placed, surface: str = "inflated") -> dict[str, Side]:
     if at.kind not in ("fsLR", "grayordinates"):
         raise UsageError("voxels have no surface to be drawn on; draw slices")
     cortex = at.values if at.kind == "fsLR" else at.space.on_cortex(at.values)
-    values, depth = to_hemispheres(cortex), sulcal_depth()
-    return {side: Side(*_fslr_mesh(side, surface), values[side], depth[side]) for side in WORDS}
+    values, shades = to_hemispheres(cortex), fslr_shades()
+    return {side: Side(*_fslr_mesh(side, surface), values[side], shades[side]) for side in WORDS}
 
 
 def words_of(at: Placed) -> str:
@@ -72,7 +76,8 @@ def _of_fsaverage(at: Placed, surface: str) -> dict[str, Side]:
                 f"fsaverage5, which has {N_FSAVERAGE5:,}: open the GIfTI files in a viewer"
             )
         mesh = packaged_mesh(f"{_FSAVERAGE[surface]}_{words}")
-        found[side] = Side(*mesh, values[:N_FSAVERAGE5], sulcal_depth5(words))
+        sulci = sulcal_depth5(words) > 0
+        found[side] = Side(*mesh, values[:N_FSAVERAGE5], _shade(sulci))
     return found
 
 
@@ -86,8 +91,8 @@ def _fslr_mesh(side: Any, surface: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=1)
-def sulcal_depth() -> dict[str, np.ndarray]:
-    """Of the S1200 average on fsLR-32k, 0 on the medial wall."""
+def fslr_shades() -> dict[str, np.ndarray]:
+    """Folds of the S1200 average; its depth is negative in sulci, that of FreeSurfer positive."""
     import nibabel
     from nibabel.imageglobals import LoggingOutputSuppressor
 
@@ -95,4 +100,8 @@ def sulcal_depth() -> dict[str, np.ndarray]:
         dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
     n = len(load_grayordinates().mesh)
     sides = to_hemispheres(np.asarray(dense.dataobj, np.float32)[0, :n])
-    return {side: np.nan_to_num(data) for side, data in sides.items()}
+    return {side: _shade(np.nan_to_num(depth) < 0) for side, depth in sides.items()}
+
+
+def _shade(sulci: np.ndarray) -> np.ndarray:
+    return np.where(sulci, 0.54, 0.36).astype(np.float32)

@@ -41,15 +41,16 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = Non
     """
     at = placed(one.values, space)
     scale = Scale(one.values, probability=one.is_probability)
-    title = f"{one.method}{f', {one.stage}' if one.stage else ''}: {legend_text(one)}"
+    name = one.title.replace(f" · {one.statistic}", "", 1)
+    title = f"{name}: {legend_text(one)}"
     shared = {"cmap": scale.colours, "symmetric_cmap": scale.signed, "title": title}
     limits = {"vmin": scale.low, "vmax": scale.high}
     if at.kind != "voxels":
         from nilearn.plotting import view_surf
 
-        mesh, values, depth = _both_hemispheres(at)
+        mesh, values, shade = _both_hemispheres(at)
         page = view_surf(
-            mesh, values, bg_map=depth, threshold=None, title_fontsize=15, **shared, **limits
+            mesh, values, bg_map=shade, threshold=None, title_fontsize=15, **shared, **limits
         )
     else:
         import nibabel
@@ -73,7 +74,7 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = Non
 
 
 def _both_hemispheres(at: Placed) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """One mesh of both inflated hemispheres beside each other, its values, its sulcal depth."""
+    """One mesh of both inflated hemispheres beside each other, its values, its folds."""
     sides = sides_of(at)
     points, faces, before = [], [], 0
     for side, one in sides.items():
@@ -86,5 +87,5 @@ def _both_hemispheres(at: Placed) -> tuple[list[np.ndarray], np.ndarray, np.ndar
     return (
         mesh,
         np.concatenate([one.values for one in sides.values()]),
-        np.concatenate([one.depth for one in sides.values()]),
+        np.concatenate([one.shade for one in sides.values()]),
     )
