@@ -173,9 +173,8 @@ def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str
         segments.append(_edges(outline))
         heavy += [segments[-1]] if name in one.significant else []
         _name(axes, name, outline, "bold" if name in one.significant else "normal")
-    for lines, colour, width in (
-        (segments, "#ffffff", 1.3), (segments, _INK, 0.5), (heavy, _INK, 1.9)
-    ):  # fmt: skip
+    thin, thick = ((segments, "#ffffff", 1.3), (segments, _INK, 0.5)), ((heavy, "#ffffff", 3.0),)
+    for lines, colour, width in (*thin, *thick, (heavy, _INK, 1.7)):
         drawn_lines = np.concatenate([*lines, np.zeros((0, 2, 2))])
         axes.add_collection(LineCollection(drawn_lines, colors=colour, linewidths=width))
     low, high = (cortex.mask.any(axis=1).nonzero()[0][[0, -1]]).tolist()
