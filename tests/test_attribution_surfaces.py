@@ -306,8 +306,6 @@ def test_discs_and_balls_of_grayordinates_do_not_mix():
     near = neighbourhoods(space, 4.0)
     assert near[:240, 240:].nnz == near[240:, :240].nnz == 0
     assert np.diff(near.indptr)[240:].max() == 33 - 3  # of 4 x 4 x 4: cut on three sides
-        np.diff(near.indptr)[240:].max() == 33 - 3
-    )  # of 4 x 4 x 4: a ball of 2 voxels is cut on three sides
     vertices = space.cortical()[1]
     cortex = load_visual_cortex()
     columns = np.searchsorted(cortex.grayordinates, vertices)
