@@ -1,6 +1,8 @@
 """Gradients by region: closed forms of linear decoders, the axioms of integrated gradients."""
 
+import importlib.util
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,22 +12,28 @@ from scipy.stats import binom
 from torch import nn
 
 from neurodiff.analysis.attribution import Attribution, attribute_rois
-from neurodiff.analysis.attribution_decoders import MinD3DDecoder, RidgeDecoder
+from neurodiff.analysis.attribution_decoders import RidgeDecoder
 from neurodiff.analysis.attribution_differentiable import mind3d_graph, pair_derivatives
 from neurodiff.analysis.attribution_gradients import gradients, integrated_gradients
 from neurodiff.analysis.attribution_pairs import Shown, null_of_others
 from neurodiff.analysis.attribution_problem import COLUMNS, Problem
 from neurodiff.analysis.attribution_statistics import Resampling
-from neurodiff.bridges.ridge import MultiTargetRidge
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import Progress
 from neurodiff.core.recording import Recording
 from neurodiff.metrics.statistics import permutation_p
-from neurodiff.models.mind3d import BrainNetworks
-from neurodiff.pipelines.brain_input import BrainInput
-from neurodiff.pipelines.mind3d import MinD3D
 from neurodiff.pipelines.mind3d_fitting import renormed
 
+
+def _load(name):
+    """A module beside this file; tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tiny_problem = _load("attribution_mind3d").tiny_problem
 N, P, D = 24, 12, 5
 ROIS = {"A": slice(0, 4), "B": slice(4, 8), "C": slice(8, 12)}
 
@@ -267,43 +275,8 @@ def test_no_picture_library_is_imported(linear):
 
 @pytest.fixture(scope="module")
 def mind3d():
-    """The tiny pipeline on 64 features and 5 frames, its networks at random weights.
-
-    Untrained is the harder case: their part is as large as the anchor's.
-    """
-    rng = np.random.default_rng(0)
-    pipe = MinD3D.from_recipe(
-        "mind3d_tiny", ["bridge.encoder.patch_size=4", "bridge.candidates=2", "bridge.steps=4"]
-    )
-    settings = pipe.recipe.bridge
-    hidden = rng.standard_normal((60, 16)).astype(np.float32)
-    mixing = rng.standard_normal((16, 64)).astype(np.float32)
-    mixing[:, 48:] = 0  # the last quarter holds noise alone
-    data = (hidden @ mixing)[:, None] * np.array([0.1, 0.3, 1, 0.8, 0.4], np.float32)[:, None]
-    data = data + 0.5 * rng.standard_normal(data.shape).astype(np.float32)
-    whole = recording(data)
-    train, test = whole.select(np.arange(48)), whole.select(np.arange(48, 60))
-    pipe.brain = BrainInput.fit(train, patch_size=4, image_size=8)
-    pipe.ridge = MultiTargetRidge().fit(pipe.brain.betas(train), hidden[:48])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        pipe.networks = BrainNetworks(
-            settings.encoder_for(pipe.brain.image_size),
-            settings.network,
-            patches=torch.from_numpy(pipe.brain.kept),
-            aggregated_tokens=settings.aggregated_tokens,
-        ).eval()
-    names = list(whole.trials["stimulus"])
-    decoder = MinD3DDecoder(pipe, dict(zip(names, hidden, strict=True)), whole)
-    rois = {f"Q{k}": np.repeat(np.arange(4) == k, 16) for k in range(4)}
-    return Problem(
-        decoder=decoder,
-        test=test,
-        train=train,
-        truth=decoder.truth(list(test.trials["stimulus"])),
-        rois=rois,
-        draws=100,
-    )
+    """The tiny pipeline on 64 features and 5 frames, its networks at random weights."""
+    return tiny_problem()
 
 
 def test_the_graph_is_what_the_pipeline_predicts(mind3d):

@@ -92,7 +92,8 @@ def test_flat_maps_are_svg_too_with_text_as_text():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("surface", ["inflated", "flat"])
-def test_surfaces_are_drawn_from_the_installed_meshes(surface):
+def test_surfaces_are_drawn_from_the_installed_meshes(surface, monkeypatch):
+    monkeypatch.setattr(attribution_pictures, "VIEWS", ("ventral",))
     one = brain_map(on_areas(V1=1.0, FFC=-0.2))
     png = picture(one, FlatMapSpace(), kind="surface", surface=surface)
     assert np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).std() > 10

@@ -6,9 +6,10 @@ test trials; linear stages add up parts that were computed once, others are aske
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,33 +20,72 @@ from neurodiff.core.seeds import item_seed, numpy_generator
 
 Replacement = Literal["mean", "permuted", "noise"]
 REPLACEMENTS = ("mean", "permuted", "noise")
+_MOST_BYTES = 2**28  # of answers that are kept
+
+
+class _Kept:
+    """What the methods of a problem share: answers, and what a decoder makes once of its trials."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.data = np.asarray(problem.test.array())
+        known = self.data if problem.train is None else np.asarray(problem.train.array())
+        self.mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.linear = {s: linear_stage(problem.decoder, s) for s in problem.decoder.stages}
+        self.rows: dict[str, np.ndarray] = {}
+        self.known_rows: dict[str, np.ndarray] = {}
+        self.prepared: dict[str, Any] = {}
+        self._answers: OrderedDict[Hashable, dict[str, np.ndarray]] = OrderedDict()
+        self._bytes = 0
+
+    def __getitem__(self, key: Hashable) -> dict[str, np.ndarray]:
+        self._answers.move_to_end(key)
+        return self._answers[key]
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._answers
+
+    def add(self, key: Hashable, answer: dict[str, np.ndarray]) -> None:
+        self._answers[key] = {**self._answers.get(key, {}), **answer}
+        self._bytes += _size(answer)
+        while self._bytes > _MOST_BYTES and len(self._answers) > 1:
+            self._bytes -= _size(self._answers.popitem(last=False)[1])
+
+
+_KEPT: WeakKeyDictionary[Problem, _Kept] = WeakKeyDictionary()
 
 
 class Conditions:
     """What the decoder says of a problem's trials when features are replaced.
 
     Parts of linear stages are computed once a region and added up; other stages are asked anew, and
-    one answer serves all of them.
+    one answer serves all of them, and every method that asks the same of the problem. A decoder
+    with ``prepared`` makes what conditions share once.
     """
 
     def __init__(self, problem: Problem, stages: tuple[str, ...]) -> None:
         self.problem, self.stages = problem, stages
-        self.data = np.asarray(problem.test.array())
+        if problem not in _KEPT:
+            _KEPT[problem] = _Kept(problem)
+        self._kept = kept = _KEPT[problem]
+        self.data, self.mean, self.linear = kept.data, kept.mean, kept.linear
         self.trials = problem.test.trials
-        known = self.data if problem.train is None else np.asarray(problem.train.array())
-        self._known = known
+        self._rows, self._known_rows = kept.rows, kept.known_rows
+        self._known_data: np.ndarray | None = None
         self._known_trials = self.trials if problem.train is None else problem.train.trials
-        self.mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.linear = {stage: linear_stage(problem.decoder, stage) for stage in stages}
-        self._rows: dict[str, np.ndarray] = {}
-        self._known_rows: dict[str, np.ndarray] = {}
         self._people: list[tuple[str, np.ndarray, list[np.ndarray], np.ndarray]] | None = None
-        self._asked: dict[bytes, dict[str, np.ndarray]] = {}
         self._base: dict[str, np.ndarray] = {}
-        self.whole = problem.decoder.decode(self.data, self.trials)
+
+    @property
+    def _known(self) -> np.ndarray:
+        """Responses that means and noise are of; they are not held longer than a method runs."""
+        if self._known_data is None:
+            train = self.problem.train
+            self._known_data = self.data if train is None else np.asarray(train.array())
+        return self._known_data
 
     def full(self, stage: str) -> np.ndarray:
-        return rows_of_stage(self.whole[stage])
+        """(n, d) of a stage when nothing is replaced."""
+        return self._ask("shown", None, None, (), stage)
 
     def part(self, stage: str, mask: np.ndarray) -> np.ndarray:
         """What the features of ``mask`` add to a linear stage, over their training means."""
@@ -58,9 +98,8 @@ class Conditions:
     def without(self, stage: str, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
         line = self.linear[stage]
         if line is None:
-            data = self.data.copy()
-            data[..., mask] = self.replaced(mask, replacement, name)
-            return self._ask(data, stage)
+            key = (replacement, "" if replacement == "mean" else name)
+            return self._ask("shown", mask, replacement, key, stage)
         part = self.part(stage, mask)
         rest = self.full(stage) - part
         if replacement == "mean":
@@ -86,9 +125,7 @@ class Conditions:
         line = self.linear[stage]
         if line is not None:
             return self.base(stage) + self.part(stage, mask)
-        data = np.repeat(self.mean[None], len(self.data), axis=0)
-        data[..., mask] = self.data[..., mask]
-        return self._ask(data, stage)
+        return self._ask("silent", mask, None, (), stage)
 
     def base(self, stage: str) -> np.ndarray:
         """What a stage says when every feature is at its training mean; (n, d)."""
@@ -97,16 +134,53 @@ class Conditions:
                 everything = np.ones(self.data.shape[-1], bool)
                 self._base[stage] = self.full(stage) - self.part(stage, everything)
             else:
-                silent = np.repeat(self.mean[None], len(self.data), axis=0)
-                self._base[stage] = self._ask(silent, stage)
+                self._base[stage] = self._ask("silent", None, None, (), stage)
         return self._base[stage]
 
-    def _ask(self, data: np.ndarray, stage: str) -> np.ndarray:
-        key = _digest(data)
-        if key not in self._asked:
-            self._asked.clear()  # the stages of one condition are asked one after another
-            self._asked[key] = self.problem.decoder.decode(data, self.trials)
-        return rows_of_stage(self._asked[key][stage])
+    def _ask(
+        self,
+        start: Literal["shown", "silent"],
+        mask: np.ndarray | None,
+        replacement: str | None,
+        what: tuple[str, ...],
+        stage: str,
+    ) -> np.ndarray:
+        """A stage's answer to the trials as shown, or at the mean, with features replaced.
+
+        replacement : of the features of ``mask``; None is the trials' own responses.
+        what : tells replacements of these features apart.
+        """
+        if mask is not None and not mask.any():
+            mask, what = None, ()
+        key = (start, None if mask is None else np.packbits(mask).tobytes(), what)
+        if key not in self._kept or stage not in self._kept[key]:
+            values = None
+            if mask is not None:
+                values = self.data[..., mask]
+                if replacement is not None:
+                    values = self.replaced(mask, replacement, what[-1])
+            self._kept.add(key, self._answer(start, mask, values, stage))
+        return rows_of_stage(self._kept[key][stage])
+
+    def _answer(
+        self, start: str, mask: np.ndarray | None, values: np.ndarray | None, stage: str
+    ) -> dict[str, np.ndarray]:
+        decoder, line = self.problem.decoder, self.linear[stage]
+        prepare = getattr(decoder, "prepared", None)
+        curved = [s for s in decoder.stages if self.linear[s] is None]
+        begin = np.broadcast_to(self.mean, self.data.shape) if start == "silent" else self.data
+        if line is not None and curved and mask is None and start == "shown":
+            everywhere = np.ones(self.data.shape[-1], bool)  # the others would be asked for it, too
+            return {stage: line.constant + line.of(line.read(self.data), everywhere)}
+        if prepare is not None and line is None:
+            if start not in self._kept.prepared:
+                self._kept.prepared[start] = prepare(begin, self.trials, curved)
+            if self._kept.prepared[start] is not None:
+                return self._kept.prepared[start].decode(mask, values)
+        data = np.array(begin)
+        if mask is not None:
+            data[..., mask] = values
+        return decoder.decode(data, self.trials)
 
     def replaced(self, mask: np.ndarray, replacement: str, name: str) -> np.ndarray:
         """What stands in for the responses of ``mask``; (n, *frames, features of the mask)."""
@@ -186,5 +260,5 @@ def rows_of_stage(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(len(values), -1)
 
 
-def _digest(data: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(data).data).digest()
+def _size(answer: dict[str, np.ndarray]) -> int:
+    return sum(np.asarray(values).nbytes for values in answer.values())

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,10 @@ from neurodiff.core.recording import Recording
 from neurodiff.core.seeds import numpy_generator
 from neurodiff.core.stimuli import Stimuli
 from neurodiff.geometry.bank import ShapeBank, grey_views
+from neurodiff.pipelines.brain_input import as_frames, in_space
+
+if TYPE_CHECKING:
+    from neurodiff.analysis.attribution_bridge import PreparedMinD3D
 
 _MOST_WEIGHTS = 2 * 2**30  # bytes of the weights of one stage that are made
 
@@ -230,6 +234,23 @@ class MinD3DDecoder:
         rows = np.asarray(pipe.embedding(bank.views))[bank.rows(ids)]
         return cls(pipe, dict(zip(ids, rows, strict=True)), like, **options)
 
+    @property
+    def latent(self) -> bool:
+        """Whether the responses are those of the shared space of a model of several subjects."""
+        return self.like.space.fingerprint() == self.pipe.brain.space_fingerprint
+
+    def prepared(
+        self, data: np.ndarray, trials: pd.DataFrame, stages: Sequence[str]
+    ) -> PreparedMinD3D | None:
+        """What is the same in all conditions of these trials; None where it is too large."""
+        from neurodiff.analysis.attribution_bridge import PreparedMinD3D
+
+        if self.pipe.networks is None or not PreparedMinD3D.fits(self.pipe, len(data)):
+            return None
+        return PreparedMinD3D(
+            self.pipe, data, trials, seed=self.seed, stages=stages, latent=self.latent
+        )
+
     def _recording(self, data: np.ndarray, trials: pd.DataFrame) -> Recording:
         return Recording(
             np.ascontiguousarray(data, np.float32), trials.reset_index(drop=True), {},
@@ -253,7 +274,8 @@ class MinD3DDecoder:
         recording = self._recording(data, trials)
         found = {}
         if "anchor" in self.stages:
-            found["anchor"] = self.pipe.ridge.predict(self.pipe.brain.betas(recording))
+            read = self.pipe.brain.accept(recording)
+            found["anchor"] = self.pipe.ridge.predict(self.pipe.brain.betas(read))
         if "bridge" in self.stages:
             found["bridge"] = self.pipe.predict_embedding(recording, seed=self.seed)
         return found
@@ -268,15 +290,26 @@ class MinD3DDecoder:
         return dict.fromkeys(self.stages, rows)
 
     def linear(self, stage: str) -> LinearStage | None:
+        """The anchor; not of several subjects, each of whom is read by a layer of their own."""
         if stage != "anchor":
             return None
         ridge, brain = self.pipe.ridge, self.pipe.brain
-        weights = np.atleast_2d(ridge.coef_).T
+        weights, constant = np.atleast_2d(ridge.coef_).T, ridge.intercept_
+        mean, std = brain.mean, brain.std
+        if brain.layers is not None and not self.latent:
+            people = list(dict.fromkeys(self.like.trials["subject"].astype(str)))
+            if len(people) != 1:
+                return None
+            layer = brain.layers.layers[people[0]]
+            to_ridge = (np.float64(1) / brain.std)[:, None] * weights
+            constant = constant + (np.asarray(layer.bias, np.float64) - brain.mean) @ to_ridge
+            weights = np.asarray(layer.weights, np.float64).T @ to_ridge
+            mean, std = layer.mean, layer.std
 
         def read(data: np.ndarray) -> np.ndarray:
-            return np.asarray(brain.standardised(data).mean(axis=1), np.float64)
+            return np.asarray(((as_frames(data) - mean) / std).mean(axis=1), np.float64)
 
-        return LinearStage(read, lambda rows: rows @ weights, ridge.intercept_, weights)
+        return LinearStage(read, lambda rows: rows @ weights, constant, weights)
 
 
 def _factored_stage(
@@ -326,7 +359,7 @@ def decoder_for(
     if kind == "MinD3D":
         if pipe.brain is None:
             raise UsageError("this pipeline is not fitted; call fit, or load one that was saved")
-        recording = pipe.brain.accept(recording)
+        recording = _in_place(pipe.brain, recording)
         if isinstance(stimuli, ShapeBank):
             return MinD3DDecoder.of_bank(pipe, stimuli, recording, **options), recording
         if isinstance(stimuli, Mapping):
@@ -339,6 +372,20 @@ def decoder_for(
         f"{kind} is no pipeline that attribution knows; give a fitted MinD3D, BrainDiffuser, "
         "regression, or an object with decode, truth and stages"
     )
+
+
+def _in_place(brain: Any, recording: Recording) -> Recording:
+    """The recording in the features that a MinD-3D reads, before any layer: regions have a place.
+
+    Raises
+    ------
+    UsageError : other vertices, or a subject without an input layer.
+    """
+    if brain.layers is None or recording.space.fingerprint() == brain.space_fingerprint:
+        return brain.accept(recording)
+    brain.layers.to_latent(recording)  # refuses what the model cannot read; nothing is read yet
+    layer = brain.layers.layers[str(recording.trials["subject"].iloc[0])]
+    return in_space(recording, layer.space_fingerprint, layer.weights.shape[1], layer.space_name)
 
 
 def linear_stage(decoder: Any, stage: str) -> LinearStage | None:

@@ -15,24 +15,18 @@ the true features of the subject's test stimuli:
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from neurodiff.analysis.attribution_bridge import MinD3DGraph
 from neurodiff.analysis.attribution_decoders import linear_stage
 from neurodiff.analysis.attribution_pairs import Shown
 from neurodiff.analysis.attribution_problem import Decoder, Problem
-from neurodiff.bridges.prior import BridgeDenoiser
 from neurodiff.core.errors import DataError, UsageError
-from neurodiff.core.seeds import item_seed, torch_generator
-from neurodiff.diffusion.grids import trailing
-from neurodiff.diffusion.paths import Level
-from neurodiff.diffusion.solvers import DDIM
-from neurodiff.pipelines.brain_input import frames_at_test
 from neurodiff.pipelines.mind3d import MinD3D
 
 Scalar = Literal["projection", "similarity"]
@@ -65,15 +59,50 @@ def differentiable(decoder: Decoder, *, seed: int = 0) -> Graph:
     """
     if isinstance(decoder, Differentiable):
         return decoder.tensors
-    pipe = getattr(decoder, "pipe", None)
+    pipe, affine = getattr(decoder, "pipe", None), affine_stages(decoder)
     if isinstance(pipe, MinD3D):
-        bridge = mind3d_graph(pipe, seed=getattr(decoder, "seed", seed))
-        stages = [s for s in decoder.stages if s not in affine_stages(decoder)]
-        return lambda data, trials: dict.fromkeys(stages, bridge(data, trials))
+        latent = bool(getattr(decoder, "latent", False))
+        bridge = mind3d_graph(pipe, seed=getattr(decoder, "seed", seed), latent=latent)
+        return _StagesOfMinD3D(bridge, tuple(s for s in decoder.stages if s not in affine))
     raise UsageError(
         f"the decoder {decoder.name!r} is neither affine nor a function of tensors, so that it has "
         "no gradients; use leave_one_out, roi_only or shapley, which only decode"
     )
+
+
+@runtime_checkable
+class LinearFirst(Protocol):
+    """A `Graph` whose first part is linear: what it gives moves straight where responses do.
+
+    ``graph(data, trials)[stage]`` is ``graph.rest(graph.linear(data, trials), trials, stage)``, and
+    ``linear`` gives (n, numbers).
+    """
+
+    def __call__(self, data: Tensor, trials: pd.DataFrame) -> dict[str, Tensor]: ...
+
+    def linear(self, data: Tensor, trials: pd.DataFrame) -> Tensor: ...
+
+    def rest(self, numbers: Tensor, trials: pd.DataFrame, stage: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _StagesOfMinD3D:
+    """The stages of a MinD-3D that are not affine, by name."""
+
+    bridge: MinD3DGraph
+    stages: tuple[str, ...]
+
+    def __call__(self, data: Tensor, trials: pd.DataFrame) -> dict[str, Tensor]:
+        numbers = self.linear(data, trials)
+        return {stage: self.rest(numbers, trials, stage) for stage in self.stages}
+
+    def linear(self, data: Tensor, trials: pd.DataFrame) -> Tensor:
+        return self.bridge.linear(data, trials)
+
+    def rest(self, numbers: Tensor, trials: pd.DataFrame, stage: str) -> Tensor:
+        if stage == "anchor":
+            return self.bridge.anchor_of(numbers)
+        return self.bridge.rest(numbers, trials)
 
 
 def affine_stages(decoder: Decoder) -> frozenset[str]:
@@ -112,84 +141,20 @@ class LinearParts:
 
 
 def mind3d_graph(
-    pipe: MinD3D, *, seed: int = 0, sample: int = 0
-) -> Callable[[Tensor, pd.DataFrame], Tensor]:
+    pipe: MinD3D, *, seed: int = 0, sample: int = 0, latent: bool = False
+) -> MinD3DGraph:
     """Frames (n, frames, features) or betas -> embedding (n, d), before it is brought to norm.
 
-    The numbers of `MinD3D.predict_embedding` up to that norm, with derivatives. The norm is left
-    out because it has none at 0, next to which the embedding of a mean trial lies.
+    Parameters
+    ----------
+    latent : the features are those of the space that several subjects share, and not responses
+        that go through each subject's input layer.
 
     Raises
     ------
-    UsageError : nothing is fitted, a model of several subjects, or another number of features.
+    UsageError : nothing is fitted, a subject without an input layer, other numbers of features.
     """
-    if pipe.brain is None or pipe.ridge is None or pipe.networks is None:
-        raise UsageError("this MinD3D is not fitted yet: call fit, or load a fitted one")
-    brain, networks, settings = pipe.brain, pipe.networks, pipe.recipe.bridge
-    if brain.layers is not None:
-        raise UsageError(
-            "this MinD3D reads several subjects through input layers, which have no gradients "
-            "here; use leave_one_out, or the model of one subject"
-        )
-    mean, std = torch.from_numpy(brain.mean), torch.from_numpy(brain.std)
-    weight = torch.from_numpy(np.asarray(pipe.ridge.coef_, np.float32))
-    offset = torch.from_numpy(np.asarray(pipe.ridge.intercept_, np.float32))
-
-    def embed(data: Tensor, trials: pd.DataFrame) -> Tensor:
-        if data.shape[-1] != brain.n_features:
-            raise UsageError(
-                f"trials have {data.shape[-1]} features; this model was fitted on "
-                f"{brain.n_features} in {brain.space_name!r}: bring the recording to that space"
-            )
-        frames = data[:, None] if data.ndim == 2 else data
-        frames = (frames - mean) / std
-        anchor = frames.mean(dim=1) @ weight.T + offset
-        read = frames[:, torch.from_numpy(frames_at_test(frames.shape[1], settings.frames))]
-        tokens = networks.tokens(brain.patches(read.flatten(0, 1)), settings.frames)
-        anchors = anchor if settings.anchor == "ridge" else None
-        generators = [_generator(row, seed, sample) for row in trials.itertuples()]
-        return _walk(pipe, tokens, anchors, generators)
-
-    return embed
-
-
-def _walk(
-    pipe: MinD3D, tokens: Tensor, anchor: Tensor | None, generators: list[torch.Generator]
-) -> Tensor:
-    """`neurodiff.bridges.prior.sample_embeddings`, whose loop keeps no derivatives, with them."""
-    settings = pipe.recipe.bridge
-    denoiser = BridgeDenoiser(pipe.networks.prior_network)
-    prepared, anchor = denoiser.prepare((tokens, anchor))
-    n, d, candidates = len(tokens), tokens.shape[-1], settings.candidates
-    if candidates > 1:
-        prepared = prepared.repeat(candidates)
-
-    def noise() -> Tensor:
-        rows = [torch.randn(candidates, d, generator=g) for g in generators]
-        return torch.stack(rows).reshape(n * candidates, d).to(tokens)
-
-    grid, solver = trailing(pipe.path, settings.steps), DDIM(settings.eta)
-    x = grid[0].sigma * noise()
-
-    def denoise(at: Tensor, level: Level) -> Tensor:
-        return denoiser(at, level, (prepared, anchor))
-
-    for a, b in pairwise(grid):
-        x = solver.step(x, a, b, denoise, noise, {})
-    drawn = x.reshape(n, candidates, d)
-    mean = drawn.mean(dim=1)
-    if settings.choose == "mean":
-        return mean
-    aim = mean if settings.choose == "nearest-to-mean" else tokens.mean(dim=1)
-    best = torch.cosine_similarity(drawn, aim[:, None], dim=-1).argmax(dim=1)
-    return drawn[torch.arange(n), best]
-
-
-def _generator(row: Any, seed: int, sample: int) -> torch.Generator:
-    """As `MinD3D.predict_embedding` seeds a trial."""
-    name = f"{row.stimulus} r{row.repeat}"
-    made = item_seed(seed, subject=row.subject, stimulus=name, sample=sample, stage="bridge")
-    return torch_generator(made)
+    return MinD3DGraph(pipe, seed=seed, sample=sample, latent=latent)
 
 
 # ------------------------------------------------------------------------------------ scalars

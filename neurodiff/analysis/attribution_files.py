@@ -28,8 +28,10 @@ from neurodiff.core.recording import MaskerSpace, MaskSpace, SubSpace
 from neurodiff.core.safe_io import read_csv, read_json, read_npy
 from neurodiff.core.sealed import is_sealed
 from neurodiff.datasets.cortex_maps import to_hemispheres
+from neurodiff.datasets.grayordinates import GrayordinateSpace
 from neurodiff.datasets.nsd_rois import FsaverageSpace
 from neurodiff.datasets.surface import (
+    N_GRAYORDINATES,
     N_MESH,
     FlatImageSpace,
     FlatMapSpace,
@@ -82,7 +84,11 @@ def label_of(text: str) -> str:
 
 
 class Placed(NamedTuple):
-    """Values in a kind of file: "fsLR" (59,412 grayordinates), "fsaverage" or "voxels"."""
+    """Values in a kind of file.
+
+    "fsLR" (59,412 cortical grayordinates), "grayordinates" (of the space's CIFTI file, subcortical
+    voxels too), "fsaverage" or "voxels".
+    """
 
     kind: str
     values: Any
@@ -93,8 +99,8 @@ def has_place(space: Any) -> bool:
     """Whether features of a space have a place in a brain that a file can hold."""
     while isinstance(space, SubSpace):
         space = space.parent
-    known = (FlatMapSpace, FlatImageSpace, FsaverageSpace, MaskSpace, MaskerSpace)
-    return isinstance(space, known)
+    known = (FlatMapSpace, FlatImageSpace, GrayordinateSpace, FsaverageSpace, MaskSpace)
+    return isinstance(space, (*known, MaskerSpace))
 
 
 def placed(values: Any, space: Any) -> Placed:
@@ -118,6 +124,8 @@ def placed(values: Any, space: Any) -> Placed:
         whole = np.full(len(load_grayordinates().mesh), np.nan, np.float32)
         whole[load_visual_cortex().grayordinates] = values
         return Placed("fsLR", whole, space)
+    if isinstance(space, GrayordinateSpace):
+        return Placed("grayordinates", space.to_image(values), space)
     if isinstance(space, FsaverageSpace):
         full = space.to_image(values)
         left = len(space.masks[0])
@@ -145,11 +153,16 @@ def write_map(folder: Path, names: MapNames, values: Any, space: Any) -> list[Pa
     """Write one map in every format of its space, below ``<participant>/func``; returns paths."""
     at = placed(values, space)
     place = folder / names.participant / "func"
-    if at.kind == "fsLR":
-        dense = place / names.name(".dscalar.nii", space="fsLR", den="91k")
+    if at.kind in ("fsLR", "grayordinates"):
         title = f"{names.method} {names.stage} {names.statistic}".replace("  ", " ")
-        _write_cifti(dense, at.values, title)
-        sides = to_hemispheres(at.values)
+        cortex, axis, given = at.values, None, {"space": "fsLR", "den": "91k"}
+        if at.kind == "grayordinates":
+            cortex, axis = at.space.on_cortex(at.values), at.space.axis
+            if len(axis) != N_GRAYORDINATES:
+                del given["den"]
+        dense = place / names.name(".dscalar.nii", **given)
+        _write_cifti(dense, at.values, title, axis)
+        sides = to_hemispheres(cortex)
         return [
             dense,
             *(
@@ -177,11 +190,12 @@ def write_map(folder: Path, names: MapNames, values: Any, space: Any) -> list[Pa
     return [_write_nifti(place / names.name(".nii.gz", **given), *at.values, space_name)]
 
 
-def _write_cifti(path: Path, values: np.ndarray, title: str) -> Path:
+def _write_cifti(path: Path, values: np.ndarray, title: str, axis: Any = None) -> Path:
     import nibabel
     from nibabel.cifti2 import Cifti2Image, ScalarAxis
 
-    image = Cifti2Image(values[None], (ScalarAxis([title]), _cortex_axis()))
+    brain = _cortex_axis() if axis is None else axis
+    image = Cifti2Image(values[None], (ScalarAxis([title]), brain))
     image.nifti_header.set_intent("NIFTI_INTENT_CONNECTIVITY_DENSE_SCALARS")
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
@@ -244,7 +258,7 @@ def write_description(
         "ROI attribution" + (" (simulated subjects)" if simulated else ""),
         what="Which regions carry the information that a decoder uses",
         sources=sources,
-        ignored=("*_statmap.*", "attribution.*", "attribution_files/", "results/"),
+        ignored=("*_statmap.*", "*_dseg.*", "attribution.*", "attribution_files/", "results/"),
     )
 
 

@@ -17,12 +17,11 @@ Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks, ICML.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from neurodiff.analysis.attribution_differentiable import (
     Graph,
@@ -35,7 +34,6 @@ from neurodiff.analysis.attribution_differentiable import (
     pair_derivatives,
     pair_scores,
     scalar_words,
-    tensor_scores,
     unit_of,
 )
 from neurodiff.analysis.attribution_pairs import (
@@ -48,11 +46,10 @@ from neurodiff.analysis.attribution_pairs import (
     table_row,
 )
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
+from neurodiff.analysis.attribution_slopes import Slopes
 from neurodiff.analysis.attribution_statistics import exchange_words
 from neurodiff.core.errors import UsageError
 
-_BATCH = 32
-_ROWS = 256  # of a batch of trials times steps
 MOST_STEPS = 512
 _NULL_STEPS = 4  # at least; the null needs a quarter of the steps
 
@@ -263,104 +260,33 @@ def _of_affine(
 
 def _of_graph(
     problem: Problem,
-    graph: Graph | None,
+    graph: Graph,
     stage: str,
     shown: Shown,
     base: np.ndarray,
     masks: np.ndarray,
     how: _How,
 ) -> _Found:
-    trials = problem.test.trials.iloc[shown.rows].reset_index(drop=True)
-    centre = torch.from_numpy(shown.centre[stage]).float()
-    truth = torch.from_numpy(shown.truth[stage]).float()
-
-    def f(x: torch.Tensor, row: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
-        given = graph(x, trials.iloc[row.numpy()])
-        if stage not in given:
-            raise UsageError(
-                f"the decoder {problem.decoder.name!r} has a stage {stage!r} that its tensors do "
-                f"not give; they give {', '.join(given)}"
-            )
-        return tensor_scores(given[stage].flatten(1) - centre, truth[aim], how.scalar)
-
-    steps = how.steps
+    slopes = Slopes(problem, graph, stage, shown, base, masks, scalar=how.scalar)
+    gain, steps = slopes.gains(), how.steps
     while True:
-        own, gain, mean = _towards(problem, f, shown, base, masks, shown.code, steps)
-        share, worst = _incomplete(own[-1], gain)
+        own, mean = slopes.towards(shown.code[:, None], steps)
+        share, worst = _incomplete(own[-1, :, 0], gain)
         if not steps or share <= how.tolerance or 2 * steps > MOST_STEPS:
             break
         steps *= 2
         problem.progress.say(f"  {stage}: incomplete by {share:.1%}; {steps} steps")
     other = others(shown, how.wrong, problem.seed)
-    null = np.zeros((len(masks), len(shown.stimuli), other.shape[1]))
     coarse = min(steps, max(_NULL_STEPS, steps // 4))
-    for j in range(other.shape[1]):
-        towards = _towards(problem, f, shown, base, masks, other[shown.code, j], coarse)[0]
-        null[:, :, j] = [shown.by_stimulus(row) for row in towards[:-1]]
+    towards, _ = slopes.towards(other[shown.code], coarse)
+    null = np.stack([shown.by_stimulus(one) for one in towards[:-1]])
     return _Found(
-        own=own[:-1],
+        own=own[:-1, :, 0],
         null=np.stack([null_of_others(shown, one) for one in null]),
         incomplete=share,
         missed=worst,
         steps=steps,
         map=mean,
-    )
-
-
-def _towards(
-    problem: Problem,
-    f: Callable[..., torch.Tensor],
-    shown: Shown,
-    base: np.ndarray,
-    masks: np.ndarray,
-    aims: np.ndarray,
-    steps: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attributions towards stimuli ``aims`` (n,): by region and in all (regions + 1, n);
-    f(x) - f(b), (n,); mean over trials, (features,)."""
-    sums = np.zeros((len(masks) + 1, len(shown.rows)))
-    gain, total = np.zeros(len(shown.rows)), 0.0
-    start = torch.from_numpy(base)
-    for first in range(0, len(shown.rows), _BATCH):
-        place = np.arange(first, min(first + _BATCH, len(shown.rows)))
-        x = torch.from_numpy(np.array(problem.test.data[shown.rows[place]], np.float32))
-        row, aim = torch.from_numpy(place), torch.from_numpy(aims[place])
-        with torch.no_grad():
-            gain[place] = (f(x, row, aim) - f(start.expand_as(x), row, aim)).double().numpy()
-        values = _integrated(f, x, start, row, aim, steps).double().numpy()
-        values = values.reshape(len(place), -1, values.shape[-1]).sum(axis=1)
-        sums[:-1, place] = masks.astype(np.float64) @ values.T
-        sums[-1, place] = values.sum(axis=1)
-        total = total + values.sum(axis=0)
-    return sums, gain, total / len(shown.rows)
-
-
-def _integrated(
-    f: Callable[..., torch.Tensor],
-    x: torch.Tensor,
-    start: torch.Tensor,
-    row: torch.Tensor,
-    aim: torch.Tensor,
-    steps: int,
-) -> torch.Tensor:
-    """Attributions of each number of a batch; with 0 steps gradient x input."""
-    if not steps:
-        at = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(f(at, row, aim).sum(), at, allow_unused=True)
-        return torch.zeros_like(x) if slope is None else slope * (x - start)
-    from captum.attr import IntegratedGradients
-
-    return (
-        IntegratedGradients(f)
-        .attribute(
-            x,
-            baselines=start[None].expand_as(x).contiguous(),
-            additional_forward_args=(row, aim),
-            n_steps=steps,
-            method="gausslegendre",
-            internal_batch_size=max(_ROWS, len(x)),
-        )
-        .detach()
     )
 
 

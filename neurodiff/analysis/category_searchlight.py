@@ -25,7 +25,8 @@ from neurodiff.analysis.encoding_data import (
     roi_masks,
 )
 from neurodiff.analysis.neighbourhoods import (
-    SURFACE,
+    VOLUME,
+    Surface,
     innermost,
     kind_of,
     neighbourhoods,
@@ -48,6 +49,7 @@ def category_searchlight(
     permutations: int = 0,
     exchange: str = "auto",
     n_jobs: int = 1,
+    surface: Surface | None = None,
 ) -> MethodResult:
     """Balanced accuracy around each feature of a column of the trials.
 
@@ -62,6 +64,7 @@ def category_searchlight(
         no p, and the notes say so.
     exchange : which stimuli permutations may swap; see `encoding_data.subjects_of`.
     n_jobs : processes of nilearn in a volume.
+    surface : as of `searchlight.searchlight`.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def category_searchlight(
         without neighbours, fewer than 10 test stimuli.
     """
     rois = roi_masks(problem)
-    near = neighbourhoods(problem.test.space, radius)
+    near = neighbourhoods(problem.test.space, radius, surface=surface)
     tables, maps, notes = [], {}, []
     for subject in dict.fromkeys(problem.test.trials["subject"]):
         test = responses_of(problem.test, subject)
@@ -172,7 +175,7 @@ def _scores(
 
     if estimator is None:
         estimator = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    if kind_of(problem.test.space) == SURFACE:
+    if kind_of(problem.test.space) != VOLUME:
         from sklearn.model_selection import cross_val_score
 
         return np.array(

@@ -39,7 +39,7 @@ from neurodiff.analysis.encoding_data import (
     thinned,
 )
 from neurodiff.analysis.encoding_features import shown_features, stage_features, with_stages
-from neurodiff.analysis.neighbourhoods import kind_of, neighbourhoods
+from neurodiff.analysis.neighbourhoods import SURFACE, VOLUME, Surface, kind_of, neighbourhoods
 from neurodiff.analysis.representational import model_rdm
 from neurodiff.bridges.activation_patterns import LatentDecoder, projected_latents
 from neurodiff.core.errors import DataError, UsageError
@@ -67,6 +67,7 @@ def searchlight(
     most: int = 100,
     components: int = 8,
     least: int = 10,
+    surface: Surface | None = None,
 ) -> MethodResult:
     """A map of what the features around each feature carry of each stage.
 
@@ -82,6 +83,8 @@ def searchlight(
     most : test stimuli of "rsa"; more are thinned to a random sample by the seed.
     components : of a stage's features that "identification" decodes, at most.
     least : features that a neighbourhood needs; smaller ones are NaN in the maps.
+    surface : of a recording on fsaverage, the GIfTI files of the left and the right hemisphere;
+        None for fsaverage5, which nilearn ships.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def searchlight(
         )
     problem, features = with_stages(problem, features, stages)
     rois = roi_masks(problem)
-    near = neighbourhoods(problem.test.space, radius, kind)
+    near = neighbourhoods(problem.test.space, radius, kind, surface=surface)
     size = np.diff(near.indptr)
     if not (size >= least).any():
         raise DataError(
@@ -280,7 +283,9 @@ def _sentences(
     problem: Problem, score: str, radius: float, size: np.ndarray, least: int
 ) -> tuple[str, ...]:
     kind = kind_of(problem.test.space)
-    along = "along the cortex" if kind == "surface" else "straight"
+    along = {SURFACE: "along the cortex", VOLUME: "straight"}.get(
+        kind, "along the cortex, and straight among the voxels of a subcortical structure"
+    )
     what = {
         "rsa": "Spearman agreement of distances (1 - correlation) of responses and of features",
         "identification": "2-way identification from a ridge to the stage's leading components, "

@@ -121,7 +121,13 @@ class FMRIEncoder(nn.Module):
         self, pixels: Float[Tensor, "n kept pixels"]
     ) -> Float[Tensor, "n all_tokens out"]:
         """As :meth:`forward_all`, from the pixels of the kept patches (see :meth:`gather`)."""
-        return self.pred(self._encode(self.embed_patches(pixels)))
+        return self.forward_embedded(self.embed_patches(pixels))
+
+    def forward_embedded(
+        self, embedded: Float[Tensor, "n kept dim"]
+    ) -> Float[Tensor, "n all_tokens out"]:
+        """As :meth:`forward_pixels`, from what :meth:`embed_patches` made of the pixels."""
+        return self.pred(self._encode(embedded))
 
     def embed_patches(self, pixels: Float[Tensor, "n kept pixels"]) -> Float[Tensor, "n kept dim"]:
         """Embed gathered pixels: the numbers of the convolution, without the unused patches.

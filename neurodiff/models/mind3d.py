@@ -54,4 +54,8 @@ class BrainNetworks(nn.Module):
 
     def tokens(self, pixels: torch.Tensor, frames: int) -> torch.Tensor:
         """(trials * frames, kept patches, pixels) -> (trials, frames * aggregated, dim)."""
-        return self.fa_module(self.fmri_encoder.forward_pixels(pixels)[:, 1:], frames)
+        return self.tokens_of_embedded(self.fmri_encoder.embed_patches(pixels), frames)
+
+    def tokens_of_embedded(self, embedded: torch.Tensor, frames: int) -> torch.Tensor:
+        """As :meth:`tokens`, from embedded patches (trials * frames, kept patches, width)."""
+        return self.fa_module(self.fmri_encoder.forward_embedded(embedded)[:, 1:], frames)
