@@ -20,9 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.exchange import exchange_of, run_sets
+from neurodiff.analysis.exchange import exchange_words as exchange_words  # beside its blocks
 from neurodiff.core.errors import DataError, UsageError, suggest
 from neurodiff.core.seeds import item_seed, numpy_generator
-from neurodiff.metrics.statistics import pairing_null, permutation_p
+from neurodiff.metrics.encoding_scores import exchange_orders
+from neurodiff.metrics.statistics import permutation_p
 
 METRICS = {"correlation": 0.0, "two_way": 0.5, "feature_r": 0.0}
 """Name -> chance."""
@@ -150,29 +153,16 @@ class Scorer:
 
 
 def exchange_blocks(trials: pd.DataFrame, ids: np.ndarray, of: np.ndarray) -> np.ndarray | None:
-    """Which stimuli may change places under the null: those of one run, where runs part stimuli.
+    """Which stimuli may change places under the null, by the rule of `exchange`.
 
     Returns
     -------
-    A label for each stimulus, or None where all may: a stimulus that is repeated over runs belongs
-    to none of them.
+    A label for each stimulus, or None where all may.
     """
     if not {"session", "run"} <= set(trials):
         return None
-    run = trials["session"].astype(str) + "\x1f" + trials["run"].astype(str)
-    of_stimulus = pd.DataFrame({"of": of, "run": run.to_numpy()}).groupby("of")["run"]
-    if (of_stimulus.nunique() > 1).any():
-        return None
-    labels = of_stimulus.first().loc[range(len(ids))].to_numpy()
-    counts = pd.Series(labels).value_counts()
-    return labels if len(counts) > 1 and counts.min() >= 5 else None
-
-
-def exchange_words(blocks: np.ndarray | None) -> str:
-    """How the null pairs, for the notes."""
-    if blocks is None:
-        return "stimuli are paired anew over the whole test set (repeats move together)"
-    return f"stimuli are paired anew within each of {len(set(blocks))} runs"
+    run = trials["session"].astype(str) + " / " + trials["run"].astype(str)
+    return exchange_of(run_sets(run.to_numpy(dtype=str), of, len(ids))).blocks
 
 
 class Resampling:
@@ -186,6 +176,7 @@ class Resampling:
         generator = numpy_generator(self.seed)
         counts = generator.multinomial(stimuli, np.full(stimuli, 1 / stimuli), size=draws)
         self._weights = counts / stimuli
+        self._orders: dict[tuple[str, ...], np.ndarray] = {}
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expanded percentile interval of the mean over stimuli of (stimuli, ...) values.
@@ -201,9 +192,16 @@ class Resampling:
 
     def pairing_p(self, matrix: np.ndarray, blocks: np.ndarray | None) -> tuple[float, np.ndarray]:
         """One-sided p of the mean of the diagonal under other pairings, and the null's means."""
-        names = None if blocks is None else [str(b) for b in blocks]
-        null = pairing_null(matrix, self.draws, self.seed, groups=names)
+        orders = self._orders_of(np.zeros(len(matrix), int) if blocks is None else blocks)
+        null = matrix[np.arange(len(matrix)), orders].mean(axis=1)
         return permutation_p(float(np.diagonal(matrix).mean()), null), null
+
+    def _orders_of(self, blocks: np.ndarray) -> np.ndarray:
+        """(draws, stimuli), drawn once: every region and stage is paired anew in the same ways."""
+        key = tuple(str(block) for block in blocks)
+        if key not in self._orders:
+            self._orders[key] = exchange_orders(key, self.draws, self.seed)
+        return self._orders[key]
 
 
 def expanded_tail(stimuli: int, confidence: float) -> float:

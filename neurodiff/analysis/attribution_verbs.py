@@ -38,7 +38,7 @@ from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.page_attribution import FILES, PageData, findings, to_json, write_page
 from neurodiff.analysis.sources import OBJECTS, Source, chosen_source, trials_of
-from neurodiff.core.atomic import write_json
+from neurodiff.core.atomic import write_csv, write_json
 from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
@@ -294,6 +294,10 @@ def write_attribution(
             pictures[key] = picture(one, recording.space, rois=rois, below=below)
         links = _views(shown, recording, out, below, progress) if more.views else {}
     links["table of all numbers (TSV)"] = "attribution.tsv"
+    claimed = found.claims
+    if len(claimed):
+        write_csv(out / "attribution.claims.csv", claimed)
+        links["claims (CSV)"] = "attribution.claims.csv"
     left = len(told) - len(shown)
     notes = [*found.notes, *written.notes]
     if left > 0:

@@ -16,6 +16,14 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from neurodiff.analysis.attribution_claims import (
+    CARRIES,
+    MEANING,
+    NOTHING,
+    claim_sentences,
+    claims,
+    why_no_claims,
+)
 from neurodiff.analysis.attribution_maps import BrainMap
 from neurodiff.analysis.attribution_words import (
     LEVEL,
@@ -114,6 +122,7 @@ def page_html(
         data=data,
         in_files=addresses is not None,
         findings=findings(data),
+        claims=_claims(data),
         correction=CORRECTION,
         disagreements=[
             *disagreements(data.results, data.level),
@@ -137,6 +146,7 @@ def to_json(data: PageData) -> dict[str, Any]:
             "facts": dict(data.facts),
             "methods": tables,
             "notes": {result.method: list(result.notes) for result in data.results},
+            "claims": claims(data.results, level=data.level).to_dict("records"),
             "truth": None if data.truth is None else data.truth.to_dict("records"),
             "detection": detection(data).to_dict("records"),
         }
@@ -144,8 +154,8 @@ def to_json(data: PageData) -> dict[str, Any]:
 
 
 def findings(data: PageData) -> list[str]:
-    """One sentence a method, subject and stage: how many regions, and which are highest."""
-    said = []
+    """The claims; then a sentence a method, subject and stage: how many regions, which are highest."""
+    said = claim_sentences(claims(data.results, level=data.level), data.level)
     for result in data.results:
         name = kind_of(result.method).name
         for (subject, stage), rows in result.table.groupby(["subject", "stage"], sort=False):
@@ -163,7 +173,9 @@ def findings(data: PageData) -> list[str]:
 
 
 def detection(data: PageData) -> pd.DataFrame:
-    """Area under the ROC of each method against the planted truth; empty without one.
+    """Area under the ROC of each method, and of the claims, against the planted truth.
+
+    Empty without one. Claims are ordered by their strength.
 
     Columns: method, subject, stage, regions, loaded, auc (any information), auc_own (regions that
     carry something of their own against empty ones; NaN where it is not known), found and false
@@ -173,8 +185,13 @@ def detection(data: PageData) -> pd.DataFrame:
         return pd.DataFrame()
     carries = _carries(data.truth)
     rows = []
-    for result in data.results:
-        for (subject, stage), part in result.table.groupby(["subject", "stage"], sort=False):
+    tables = [(result.method, result.table) for result in data.results]
+    claimed = claims(data.results, level=data.level)
+    if len(claimed):
+        named = {"strength": "value", "p_both": "p", "q_both": "q"}
+        tables.append(("claims", claimed.rename(columns=named)))
+    for method, table in tables:
+        for (subject, stage), part in table.groupby(["subject", "stage"], sort=False):
             known = part[part["roi"].isin(list(carries)) & np.isfinite(part["value"].astype(float))]
             values = known["value"].to_numpy(float)
             kinds = np.array([carries[roi] for roi in known["roi"]])
@@ -184,7 +201,7 @@ def detection(data: PageData) -> pd.DataFrame:
             hits = known["roi"].isin(list(good)).to_numpy()
             rows.append(
                 {
-                    "method": result.method,
+                    "method": method,
                     "subject": subject,
                     "stage": stage,
                     "regions": len(known),
@@ -338,6 +355,42 @@ def roi_strip(rows: pd.DataFrame, axis: Axis, *, label: str = "", height: int = 
         f'<svg class="strip" width="100%" height="{height}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
+
+
+def _claims(data: PageData) -> dict[str, Any]:
+    """Regions by claims: in how many subjects and stages, and all numbers."""
+    table = claims(data.results, level=data.level)
+    carries = {} if data.truth is None else _carries(data.truth)
+    rows = []
+    for roi, part in table.groupby("roi", sort=False):
+        said = part["claim"].value_counts()
+        rows.append(
+            {
+                "roi": roi,
+                "carries": carries.get(str(roi), ""),
+                "of": len(part),
+                "cells": [int(said.get(claim, 0)) for claim in MEANING],
+                "claim": str(part["claim"].iloc[0]) if len(part) == 1 else "",
+                "p": float(part["p_both"].iloc[0]) if len(part) == 1 else None,
+                "q": float(part["q_both"].iloc[0]) if len(part) == 1 else None,
+                "strength": float(part["strength"].mean()),
+            }
+        )
+    rows.sort(key=lambda row: (-row["cells"][0] / row["of"], -row["strength"]))
+    return {
+        "meaning": MEANING,
+        "strongest": CARRIES,
+        "weakest": NOTHING,
+        "rows": rows,
+        "many": any(row["of"] > 1 for row in rows),
+        "planted": bool(carries),
+        "pairs": [
+            f"{a} and {b}"
+            for a, b in table[["reliance", "alone"]].drop_duplicates().itertuples(index=False)
+        ],
+        "why_not": why_no_claims(data.results),
+        "table": _table(table) if len(table) else None,
+    }
 
 
 def _overview(data: PageData) -> dict[str, Any]:
