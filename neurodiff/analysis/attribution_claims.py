@@ -84,8 +84,9 @@ def claims(
     One row a subject, stage and region, with the columns of :data:`COLUMNS`; none where one of the
     questions was not asked. Every q is Benjamini-Hochberg over the regions of a subject and stage.
     ``claim``: of :data:`MEANING`; "carries" where ``q_both`` is at or below the level. Else the q
-    of either question, which is never above ``q_both``, says what is shown. ``strength``: the smaller of the two values, each in half-widths of its interval; it orders
-    regions, and above 1 both intervals lie above nothing.
+    of either question, which is never above ``q_both``, says what is shown. ``strength``: the
+    smaller of the two values, each in half-widths of its interval; it orders regions, and above 1
+    both intervals lie above nothing.
 
     Raises
     ------
