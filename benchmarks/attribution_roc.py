@@ -43,6 +43,7 @@ METHODS = [
     "patterns",
 ]
 PATTERN_DRAWS = 9  # its values need none
+QUICK_AREAS = ["V8", "V3CD", "LO2", "V7", "V6A", "PHA2", "MT", "FFC", "VVC", "V3A", "IPS1", "PHA3"]
 
 
 def rows_of(design: str, level: float, number: int, options: argparse.Namespace) -> pd.DataFrame:
@@ -145,9 +146,7 @@ def main() -> None:
     subjects = options.subjects or (1 if options.quick else 2)
     options.train = options.train or (200 if options.quick else 600)
     if options.quick and options.areas is None:
-        options.areas = (
-            "V8 V3CD LO2 LO3 V7 V6A PHA2 MT PIT V4t FFC TE2p VVC V3A IPS1 PHA3 MST".split()
-        )
+        options.areas = QUICK_AREAS
 
     from neurodiff.core.atomic import write_csv, write_json
     from neurodiff.core.errors import UsageError
