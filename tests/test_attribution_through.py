@@ -1,4 +1,4 @@
-"""What drawing loses without a region, against other pairings of what is drawn and what was shown."""
+"""What drawing loses without a region, against other pairings of drawn and shown."""
 
 import numpy as np
 import pandas as pd
