@@ -51,7 +51,7 @@ from neurodiff.datasets.simulated.scene_subject import SceneFeatureSpace, plant_
 from neurodiff.datasets.simulated.subject import DEFAULT_CEILING
 from neurodiff.geometry.bank import grey_views
 
-VERSION = 1
+VERSION = 2
 """Of what a stage holds."""
 MODEL = "model"
 PLANTED = (OBJECTS, "simulated_scenes")
