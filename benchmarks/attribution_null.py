@@ -42,6 +42,15 @@ METHODS = [
     "encoding",
     "patterns",
 ]
+PAIRS = [
+    ("leave_one_out:mean", "encoding"),
+    ("leave_one_out:permuted", "encoding"),
+    ("leave_one_out:noise", "encoding"),
+    ("leave_one_out:refit", "encoding"),
+    ("leave_one_out:mean", "roi_only"),
+    ("leave_one_out:refit", "roi_only:refit"),
+]
+"""Reliance and information of the region itself that are set side by side."""
 EMPTY, LOADED = ["VMV3", "VMV2", "MT"], ["VVC", "PHA3"]
 PART = 10
 
@@ -68,7 +77,10 @@ def asked(subject: Any, options: argparse.Namespace) -> pd.DataFrame:
         one.table.assign(method=method, true=float("nan") if method == "patterns" else 0.0)
         for method, one in zip(options.methods, results, strict=True)
     ]
-    table = pd.concat([*tables, claim_rows(results)], ignore_index=True)
+    there = [result.method for result in results]
+    pairs = [(a, b) for a, b in PAIRS if a in there and b in there]
+    table = pd.concat([*tables, claim_rows(results, pairs).assign(true=0.0)], ignore_index=True)
+    table = table.reindex(columns=[*table, *({"claim"} - set(table))])
     return table[["method", "subject", "roi", "value", "low", "high", "p", "true", "claim"]]
 
 

@@ -42,6 +42,13 @@ METHODS = [
     "encoding",
     "patterns",
 ]
+PAIRS = [
+    ("leave_one_out:mean", "encoding"),
+    ("leave_one_out:permuted", "encoding"),
+    ("leave_one_out:refit", "encoding"),
+    ("leave_one_out:mean", "roi_only"),
+    ("leave_one_out:refit", "roi_only:refit"),
+]
 PATTERN_DRAWS = 9  # its values need none
 QUICK_AREAS = ["V8", "V3CD", "LO2", "V7", "V6A", "PHA2", "MT", "FFC", "VVC", "V3A", "IPS1", "PHA3"]
 
@@ -75,7 +82,9 @@ def rows_of(design: str, level: float, number: int, options: argparse.Namespace)
         spent = time.perf_counter() - start
         table = results[-1].table[["roi", "value"]]
         parts.append(table.assign(method=method, seconds=spent))
-    if len(claimed := claim_rows(results)):
+    there = [result.method for result in results]
+    pairs = [(a, b) for a, b in PAIRS if a in there and b in there]
+    if len(claimed := claim_rows(results, pairs)):
         parts.append(claimed[["method", "roi", "value", "claim"]])
     table = pd.concat(parts, ignore_index=True)
     kind = subject.truth.set_index("area")["carries"]
