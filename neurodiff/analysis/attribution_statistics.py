@@ -16,6 +16,7 @@ stimulus. A null is the mean of the matrix under another pairing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -173,10 +174,7 @@ class Resampling:
     ) -> None:
         self.draws, self.confidence = draws, confidence
         self.seed = item_seed(seed, subject=subject, stimulus="", stage="attribution") % 2**32
-        generator = numpy_generator(self.seed)
-        counts = generator.multinomial(stimuli, np.full(stimuli, 1 / stimuli), size=draws)
-        self._weights = counts / stimuli
-        self._orders: dict[tuple[str, ...], np.ndarray] = {}
+        self._weights = _weights(stimuli, draws, self.seed)
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expanded percentile interval of the mean over stimuli of (stimuli, ...) values.
@@ -192,16 +190,23 @@ class Resampling:
 
     def pairing_p(self, matrix: np.ndarray, blocks: np.ndarray | None) -> tuple[float, np.ndarray]:
         """One-sided p of the mean of the diagonal under other pairings, and the null's means."""
-        orders = self._orders_of(np.zeros(len(matrix), int) if blocks is None else blocks)
+        labels = ("",) * len(matrix) if blocks is None else tuple(str(block) for block in blocks)
+        orders = _orders(labels, self.draws, self.seed)
         null = matrix[np.arange(len(matrix)), orders].mean(axis=1)
         return permutation_p(float(np.diagonal(matrix).mean()), null), null
 
-    def _orders_of(self, blocks: np.ndarray) -> np.ndarray:
-        """(draws, stimuli), drawn once: every region and stage is paired anew in the same ways."""
-        key = tuple(str(block) for block in blocks)
-        if key not in self._orders:
-            self._orders[key] = exchange_orders(key, self.draws, self.seed)
-        return self._orders[key]
+
+@lru_cache(maxsize=4)
+def _weights(stimuli: int, draws: int, seed: int) -> np.ndarray:
+    """(draws, stimuli) shares of a bootstrap; kept, because every method asks for the same."""
+    counts = numpy_generator(seed).multinomial(stimuli, np.full(stimuli, 1 / stimuli), size=draws)
+    return counts / stimuli
+
+
+@lru_cache(maxsize=4)
+def _orders(blocks: tuple[str, ...], draws: int, seed: int) -> np.ndarray:
+    """(draws, stimuli), kept: regions, stages and methods are paired anew in the same ways."""
+    return exchange_orders(blocks, draws, seed)
 
 
 def expanded_tail(stimuli: int, confidence: float) -> float:
