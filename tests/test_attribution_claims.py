@@ -166,7 +166,7 @@ def claimed_of_neighbours(fwhm: float, subjects: int) -> pd.DataFrame:
 
 @pytest.mark.parametrize("fwhm", [2.3, 6.0])
 def test_an_empty_neighbour_is_claimed_at_most_at_the_stated_rate(fwhm):
-    subjects = 24
+    subjects = 10
     table = claimed_of_neighbours(fwhm, subjects)
     empty, loaded = table["roi"] == "VMV3", table["roi"].isin(["VVC", "PHA3"])
     for a, b in PAIRS:

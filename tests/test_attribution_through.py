@@ -68,7 +68,7 @@ def test_what_is_lost_whatever_was_shown_is_no_information():
     assert table.loc["upholds", "null_mean"] == pytest.approx(1.0)
     assert table.loc["upholds", "p"] == 1.0
     assert table.loc["silent", "value"] == pytest.approx(0.0)
-    assert any("paired anew over the whole test set" in note for note in found.notes)
+    assert any("paired anew within 3 random blocks of these 24," in note for note in found.notes)
     assert len(found.items) == 3 * 24
 
 
@@ -87,13 +87,13 @@ def test_pairs_that_the_null_cannot_make_are_not_compared():
     problem = painted(runs=2)
     found = reconstruction_loss(problem, trials=24)
     asked = sum(len(ids) for ids in problem.decoder.asked)
-    assert asked == 4 * 2 * 12 * 12  # the whole and three regions, two runs of twelve
-    assert any("2 blocks of 24 stimuli" in note for note in found.notes)
+    assert asked == 4 * 24 * 6  # the whole and three regions; two runs of twelve, halved
+    assert any("4 random blocks of these 24, each within one of 2 sets" in n for n in found.notes)
     assert found.table.set_index("roi").loc["tells", "p"] <= 0.01
 
 
 def test_a_decoder_of_nothing_is_called_at_the_stated_rate():
-    n = 80
+    n = 40
     p = [
         reconstruction_loss(painted(seed, 20, signal=0.0), trials=20).table["p"].to_numpy()[:2]
         for seed in range(1, n + 1)

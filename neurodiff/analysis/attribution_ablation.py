@@ -44,6 +44,7 @@ from neurodiff.analysis.attribution_statistics import (
     adjusted,
     checked_metric,
     exchange_words,
+    interval_words,
     max_statistic_p,
 )
 from neurodiff.core.errors import UsageError
@@ -331,6 +332,8 @@ def _words(
         "Benjamini-Hochberg over the regions of a subject and stage; p_max: against the greatest "
         "of these regions in each draw.",
     ]
+    if few := interval_words(len(first.scorer.ids)):
+        notes.append(few)
     if any(counts.values()):
         kind = "patches grown on the recording's neighbourhood" if graph is not None else (
             "scattered features, because the space has no neighbourhood")  # fmt: skip

@@ -2,10 +2,12 @@
 
 Features are scored for hundreds of trials in seconds; a mesh or a picture takes the whole pipeline.
 So a seeded sample of stimuli (24) is decoded with everything and without each region, with the same
-noise. What is drawn is compared with the object that was shown, and with those of the other sampled
+noise. What is drawn is compared with the object that was shown, and with those of other sampled
 stimuli, so that the null is that of the other methods: another pairing of what is drawn and what
-was shown. A loss that is as large for the wrong objects (a decoder asked outside of what it was
-fitted on draws worse for that alone) is then no information.
+was shown. Comparing takes time, so stimuli change places within small blocks, dealt at random (and
+within runs, where the rule of `exchange` says so), which keeps the test exact. A loss that is as
+large for the wrong objects (a decoder asked outside of what it was fitted on draws worse for that
+alone) is then no information.
 
     MinD3D          minus the Chamfer distance (lengths, 2,048 points, longest side of a box 1)
     BrainDiffuser   PixCorr
@@ -27,12 +29,17 @@ from neurodiff.analysis.attribution_problem import (
     MethodResult,
     Problem,
 )
-from neurodiff.analysis.attribution_statistics import Resampling, adjusted, exchange_blocks
-from neurodiff.analysis.exchange import exchange_words
+from neurodiff.analysis.attribution_statistics import (
+    Resampling,
+    adjusted,
+    exchange_blocks,
+    interval_words,
+)
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 
 POINTS = 2048
+BLOCK = 8
 STAGE = "reconstruction"
 
 
@@ -58,9 +65,8 @@ def reconstruction_loss(
     -------
     ``value``: mean over stimuli of score with everything minus score without the region; interval
     by bootstrap over stimuli; ``null_*`` and one-sided ``p`` by other pairings of what is drawn and
-    what was shown, the stimuli changing places by the rule of `exchange`. The null's mean is what
-    drawing loses whatever was shown. Costs trials x (trials - 1) comparisons a region beside the
-    drawing; pairs that the null cannot make are not compared.
+    what was shown, within blocks of about 8 stimuli. The null's mean is what drawing loses whatever
+    was shown. Costs some 8 comparisons a trial and region beside the drawing.
 
     Raises
     ------
@@ -109,9 +115,11 @@ def reconstruction_loss(
     notes = (
         f"{most} stimuli a subject, drawn by the seed, one trial each, the same noise with and "
         f"without a region; score: {unit}.",
-        f"p: one-sided, of these {most} {exchange_words(sampled[0].blocks)}, {problem.draws} "
-        "draws; the null range is theirs, and its middle is what drawing loses for objects that "
-        "were not shown. q: Benjamini-Hochberg over the regions of a subject.",
+        f"p: one-sided, what is drawn and what was shown are paired anew within "
+        f"{len(set(sampled[0].blocks))} random blocks of these {most}{sampled[0].within}, "
+        f"{problem.draws} draws; the null range is theirs, and its middle is what drawing loses "
+        "for objects that were not shown. q: Benjamini-Hochberg over the regions of a subject.",
+        *filter(None, [interval_words(most)]),
     )
     return MethodResult(
         method=method,
@@ -165,7 +173,8 @@ class _Sample:
     subject: str
     rows: np.ndarray
     ids: list[str]
-    blocks: np.ndarray | None
+    blocks: np.ndarray
+    within: str
 
 
 def _sampled(problem: Problem, subject: str, trials: int) -> _Sample:
@@ -178,8 +187,14 @@ def _sampled(problem: Problem, subject: str, trials: int) -> _Sample:
     rows = np.sort(first[generator.permutation(len(first))[:trials]])
     shown = table.iloc[rows].reset_index(drop=True)
     ids = shown["stimulus"].astype(str)
-    blocks = exchange_blocks(shown, ids.to_numpy(), np.arange(len(ids)))
-    return _Sample(subject, rows, list(ids), blocks)
+    runs = exchange_blocks(shown, ids.to_numpy(), np.arange(len(ids)))
+    within = "" if runs is None else f", each within one of {len(set(runs))} sets of runs"
+    blocks, labels = np.zeros(len(ids), int), np.zeros(len(ids)) if runs is None else runs
+    for label in dict.fromkeys(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        for part in np.array_split(members, max(1, round(len(members) / BLOCK))):
+            blocks[part] = blocks.max() + 1
+    return _Sample(subject, rows, list(ids), blocks, within)
 
 
 def _scored(
@@ -192,11 +207,10 @@ def _scored(
     """(stimuli, stimuli): score of what is drawn of each, were each its truth; 0 across blocks."""
     trials = problem.test.trials.iloc[sample.rows].reset_index(drop=True)
     drawn, n = draw(data[sample.rows], trials), len(sample.rows)
-    blocks = np.zeros(n, int) if sample.blocks is None else sample.blocks
     out, own = np.zeros((n, n)), np.arange(n)
     for step in range(n):  # own truths together, first: they are what is reported
         other = (own + step) % n
-        kept = own[blocks == blocks[other]]
+        kept = own[sample.blocks == sample.blocks[other]]
         if len(kept):
             names = [sample.ids[k] for k in other[kept]]
             out[kept, other[kept]] = np.asarray(compare([drawn[k] for k in kept], names), float)
