@@ -55,9 +55,9 @@ def test_four_claims_from_two_questions():
     assert found["p_both"].tolist() == [0.001, 0.7, 0.9, 0.8]
     assert (found["q_both"] >= found[["q_reliance", "q_alone"]].max(axis=1) - 1e-12).all()
     [said] = claim_sentences(found)
-    assert "carries: V1;" in said
-    assert f"{CANCELS}: V2;" in said
-    assert said.endswith("nothing shown: 1 of 4 regions.")
+    assert "“carries” V1;" in said
+    assert f"“{CANCELS}” V2;" in said
+    assert said.endswith("“nothing shown” 1 of 4 regions.")
 
 
 def test_the_weaker_answer_gives_the_strength():

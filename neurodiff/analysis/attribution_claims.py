@@ -40,8 +40,8 @@ RELIANCE = (
 )  # fmt: skip
 ALONE = ("encoding", "roi_only:refit", "roi_only", "rsa")
 CARRIES = "carries"
-CANCELS = "relied on, carries nothing itself: cancels noise"
-SHARED = "carries, but shared with others"
+CANCELS = "relied on, nothing of its own shown: may cancel noise"
+SHARED = "carries, not shown to be needed: may be shared"
 NOTHING = "nothing shown"
 MEANING = {
     CARRIES: "Its responses go with the stimulus, and the decoder loses without it.",
@@ -51,7 +51,8 @@ MEANING = {
     ),
     CANCELS: (
         "The decoder loses without it, and its responses are not shown to go with the stimulus: it "
-        "helps to subtract noise of other regions, or tells something only together with them."
+        "helps to subtract noise of other regions, tells something only together with them, or "
+        "tells too little for these trials."
     ),
     NOTHING: "Neither is shown with these trials.",
 }
@@ -103,8 +104,8 @@ def claims(
     >>> for roi, claim in zip(found["roi"], found["claim"]):
     ...     print(roi, claim)
     V1 carries
-    V2 relied on, carries nothing itself: cancels noise
-    V3 carries, but shared with others
+    V2 relied on, nothing of its own shown: may cancel noise
+    V3 carries, not shown to be needed: may be shared
     """
     tables = {result.method: result.table for result in results}
     for name in (reliance, alone):
@@ -148,7 +149,7 @@ def why_no_claims(results: Sequence[Any]) -> str:
 
 def claim_sentences(table: pd.DataFrame, level: float = LEVEL) -> list[str]:
     """One sentence a subject and stage, with the regions of each claim but the last."""
-    from neurodiff.analysis.attribution_words import listed
+    from neurodiff.analysis.attribution_words import listed, quoted
 
     said = []
     for (subject, stage), rows in table.groupby(["subject", "stage"], sort=False):
@@ -157,10 +158,10 @@ def claim_sentences(table: pd.DataFrame, level: float = LEVEL) -> list[str]:
         for claim in (CARRIES, SHARED, CANCELS):
             names = ordered.loc[ordered["claim"] == claim, "roi"].astype(str).tolist()
             if names:
-                parts.append(f"{claim}: {listed(names)}")
+                parts.append(f"{quoted(claim)} {listed(names)}")
         silent = int((rows["claim"] == NOTHING).sum())
         if silent:
-            parts.append(f"{NOTHING}: {silent} of {len(rows)} regions")
+            parts.append(f"{quoted(NOTHING)} {silent} of {len(rows)} regions")
         at = f"{subject}, {stage}" if stage else str(subject)
         first = rows.iloc[0]
         said.append(
