@@ -59,9 +59,11 @@ def test_stimuli_of_the_same_runs_are_exchangeable():
     assert blocks[0] == blocks[1]
     assert len(set(blocks)) == 3
     assert "3 blocks of 4 stimuli; 2 have no partner" in said
-    # half of them have none, so "auto" takes all and says so
-    assert len(set(exchange_blocks(responses, "auto")[0])) == 1
-    assert list(exchange_blocks(responses, "kind")[0]) == ["u | 0", "u | 0", "v | 0", "v | 0"]
+    # none has four, so "auto" takes all and says so
+    found, said = exchange_blocks(responses, "auto")
+    assert len(set(found)) == 1
+    assert "only 0 of 4 share their runs with 4 others" in said
+    assert list(exchange_blocks(responses, "kind")[0]) == ["u", "u", "v", "v"]
     within = exchange_blocks(responses, "kind", np.array([0, 1, 0, 0]))[0]
     assert len(set(within)) == 3
 

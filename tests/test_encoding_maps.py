@@ -125,7 +125,7 @@ def test_exchange_blocks_are_runs_and_said_so():
     result = encoding_maps(linear_problem(draws=9))
     assert any("same runs equally often (4 blocks of 40 stimuli" in note for note in result.notes)
     alone = linear_problem(draws=9, runs=40)
-    assert any("only 0 of 40 stimuli share" in note for note in encoding_maps(alone).notes)
+    assert any("only 0 of 40 share their runs" in note for note in encoding_maps(alone).notes)
     with pytest.raises(UsageError, match="no two of the 40 stimuli were shown in the same runs"):
         encoding_maps(alone, exchange="runs")
 

@@ -132,7 +132,9 @@ def test_detection_counts_against_the_planted_truth():
     assert left_out["auc_own"] == 1.0
     assert (left_out["found"], left_out["false"]) == (1, 1)
     assert found.iloc[1]["auc"] == 1.0
-    assert list(found["subject"]) == ["sub-01", "sub-01", "sub-01", "sub-02", "sub-03"]
+    assert list(found["subject"]) == ["sub-01", "sub-01", "sub-01", "sub-02", "sub-03", "sub-01"]
+    claimed = found.iloc[-1]  # only A is both missed and informative alone
+    assert (claimed["method"], claimed["found"], claimed["false"]) == ("claims", 1, 0)
     assert detection(PageData(results=results(), simulated=True)).empty
 
 

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neurodiff.analysis.attribution_claims import claims
 from neurodiff.analysis.attribution_decoders import decoder_for
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_statistics import checked_metric
@@ -76,7 +77,7 @@ FORMAT = "neurodiff-attribution-1"
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Attribution:
-    """What the methods found of one problem.
+    """What the methods found of one problem; ``claims`` sets two of them side by side.
 
     Attributes
     ----------
@@ -93,6 +94,11 @@ class Attribution:
     def table(self) -> pd.DataFrame:
         """All tables, one under the other."""
         return pd.concat([r.table for r in self.results], ignore_index=True)
+
+    @property
+    def claims(self) -> pd.DataFrame:
+        """What may be claimed of each region, see `attribution_claims.claims`."""
+        return claims(self.results)
 
     def __getitem__(self, method: str) -> MethodResult:
         for result in self.results:

@@ -44,6 +44,7 @@ from neurodiff.analysis.attribution_statistics import (
     adjusted,
     checked_metric,
     exchange_words,
+    interval_words,
     max_statistic_p,
 )
 from neurodiff.core.errors import UsageError
@@ -262,22 +263,23 @@ def finished(
     notes: tuple[str, ...],
 ) -> MethodResult:
     """Table with q and p_max (`max_statistic_p`), maps that paint each region with its value."""
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([{k: v for k, v in row.items() if k != _PAIRING} for row in rows])
     table["q"] = np.nan
     table["p_max"] = np.nan
-    for _, part in table.groupby(["subject", "stage"], sort=False):
-        table.loc[part.index, "q"] = adjusted(part["p"].to_numpy())
-        nulls = np.stack(list(part[_PAIRING]))
-        table.loc[part.index, "p_max"] = max_statistic_p(part["value"].to_numpy(float), nulls)
-    table = table.drop(columns=_PAIRING)
-    table = table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]]
-    maps = {}
-    for (subject, stage), part in table.groupby(["subject", "stage"], sort=False):
+    maps: dict[str, np.ndarray] = {}
+    for subject, stage in dict.fromkeys(zip(table["subject"], table["stage"], strict=True)):
+        own = np.flatnonzero((table["subject"] == subject) & (table["stage"] == stage))
+        nulls = np.stack([rows[k][_PAIRING] for k in own])
+        table.iloc[own, table.columns.get_loc("q")] = adjusted(table["p"].to_numpy(float)[own])
+        table.iloc[own, table.columns.get_loc("p_max")] = max_statistic_p(
+            table["value"].to_numpy(float)[own], nulls
+        )
         for column in ("value", "q"):
             painted = np.full(problem.test.n_features, np.nan)
-            for _, line in part.iterrows():
-                painted[np.asarray(problem.rois[line["roi"]])] = line[column]
+            for k, number in zip(own, table[column].to_numpy(float)[own], strict=True):
+                painted[np.asarray(problem.rois[rows[k]["roi"]])] = number
             maps[f"{subject}/{stage}/{column}"] = painted
+    table = table[[*COLUMNS, *(c for c in table if c not in COLUMNS)]]
     return MethodResult(
         method=method, table=table, maps=maps, items=pd.concat(items, ignore_index=True),
         notes=notes,
@@ -330,6 +332,8 @@ def _words(
         "Benjamini-Hochberg over the regions of a subject and stage; p_max: against the greatest "
         "of these regions in each draw.",
     ]
+    if few := interval_words(len(first.scorer.ids)):
+        notes.append(few)
     if any(counts.values()):
         kind = "patches grown on the recording's neighbourhood" if graph is not None else (
             "scattered features, because the space has no neighbourhood")  # fmt: skip

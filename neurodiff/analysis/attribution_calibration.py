@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.attribution import run_method
+from neurodiff.analysis.attribution_claims import ALONE, RELIANCE, claims
 from neurodiff.analysis.attribution_decoders import LinearStage, flat
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.bridges.ridge import MultiTargetRidge
@@ -115,6 +116,31 @@ def run_methods(
         )
         for method in methods
     ]
+
+
+def claim_rows(
+    results: Sequence[MethodResult], pairs: Sequence[tuple[str, str]] | None = None
+) -> pd.DataFrame:
+    """What `attribution_claims.claims` makes of results, as rows of a method "claim: A + B".
+
+    Parameters
+    ----------
+    pairs : (reliance, alone); None: every pair that there is.
+
+    Returns
+    -------
+    method, subject, roi, value (the strength), p (``p_both``) and claim; no interval.
+    """
+    there = [result.method for result in results]
+    if pairs is None:
+        pairs = [(a, b) for a in RELIANCE if a in there for b in ALONE if b in there]
+    rows = [
+        claims(results, reliance=a, alone=b)[["subject", "roi", "strength", "p_both", "claim"]]
+        .rename(columns={"strength": "value", "p_both": "p"})
+        .assign(method=f"claim: {a} + {b}", low=np.nan, high=np.nan)
+        for a, b in pairs
+    ]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
 def encoding_truth(problem: Problem) -> dict[str, float]:

@@ -232,6 +232,7 @@ class Conditions:
                 ids, of = np.unique(part["stimulus"].astype(str).to_numpy(), return_inverse=True)
                 blocks = exchange_blocks(part, ids, of)
                 labels = np.full(len(ids), "") if blocks is None else blocks.astype(str)
+                labels = _with_partners(labels)
                 members = [rows[of == k] for k in range(len(ids))]
                 self._people.append((subject, rows, members, labels))
         return self._people
@@ -253,6 +254,16 @@ class Conditions:
                     rows, given = members[taker], members[giver]
                     order[rows] = given[np.arange(len(rows)) % len(given)]
         return order
+
+
+def _with_partners(labels: np.ndarray) -> np.ndarray:
+    """Stimuli that are alone in their block together, so that each is given another's responses."""
+    labels = labels.astype(object)
+    names, counts = np.unique(labels, return_counts=True)
+    alone = np.isin(labels, names[counts == 1])
+    if alone.any():
+        labels[alone] = "alone" if alone.sum() > 1 else names[counts.argmax()]
+    return labels.astype(str)
 
 
 def rows_of_stage(values: np.ndarray) -> np.ndarray:

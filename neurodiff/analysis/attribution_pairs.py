@@ -15,6 +15,7 @@ import pandas as pd
 
 from neurodiff.analysis.attribution_problem import COLUMNS, Problem
 from neurodiff.analysis.attribution_statistics import Resampling, adjusted, exchange_blocks
+from neurodiff.analysis.exchange import LEAST_PARTNERS
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 from neurodiff.metrics.statistics import permutation_p
@@ -29,7 +30,7 @@ class Shown:
     code : (n,) number of the stimulus of each trial.
     truth : stage -> (stimuli, d), less their mean.
     centre : stage -> (d,) that mean.
-    blocks : run of each stimulus where runs part them: truths change places within a run.
+    blocks : of each stimulus, by the rule of `exchange`; None where all may change places.
     resampling : draws of this subject's stimuli, the same for every region.
     """
 
@@ -100,15 +101,20 @@ def shown_to(problem: Problem, stages: Sequence[str], subject: str) -> Shown:
 
 
 def others(shown: Shown, count: int, seed: int) -> np.ndarray:
-    """(stimuli, count) numbers of other stimuli of the block, drawn on each stimulus's name."""
+    """(stimuli, count) numbers of other stimuli of the block, drawn on each stimulus's name.
+
+    As many for each as the smallest block that has enough gives; a smaller one gives its few
+    several times, and a stimulus without a partner keeps its place, as under permutations.
+    """
     n = len(shown.stimuli)
     blocks = np.zeros(n, int) if shown.blocks is None else shown.blocks
-    count = min(count, min(np.sum(blocks == b) for b in set(blocks)) - 1)
+    sizes = np.unique(blocks, return_counts=True)[1]
+    count = min(count, int(sizes[sizes > LEAST_PARTNERS].min(initial=n)) - 1)
     found = np.zeros((n, count), np.int64)
     for k, name in enumerate(shown.stimuli):
         key = item_seed(seed, subject=shown.subject, stimulus=name, stage="truth of others")
         choice = np.flatnonzero((blocks == blocks[k]) & (np.arange(n) != k))
-        found[k] = numpy_generator(key).permutation(choice)[:count]
+        found[k] = np.resize(numpy_generator(key).permutation(choice) if len(choice) else k, count)
     return found
 
 

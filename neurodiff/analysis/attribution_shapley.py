@@ -32,7 +32,7 @@ from neurodiff.analysis.attribution_ablation import (
 )
 from neurodiff.analysis.attribution_conditions import Conditions
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
-from neurodiff.analysis.attribution_statistics import exchange_words
+from neurodiff.analysis.attribution_statistics import exchange_words, interval_words
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, numpy_generator
 
@@ -115,6 +115,7 @@ def shapley(
         "q: Benjamini-Hochberg over the regions of a subject and stage.",
         "Regions that carry the same share it; a value near 0 says that a region adds nothing in "
         "any company.",
+        *filter(None, [interval_words(len(views[0].scorer.ids))]),
     )
     return finished(problem, "shapley", rows, items, notes)
 

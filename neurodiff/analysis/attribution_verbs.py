@@ -38,7 +38,7 @@ from neurodiff.analysis.decoding import own_source
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
 from neurodiff.analysis.page_attribution import FILES, PageData, findings, to_json, write_page
 from neurodiff.analysis.sources import OBJECTS, Source, chosen_source, trials_of
-from neurodiff.core.atomic import write_json
+from neurodiff.core.atomic import write_csv, write_json
 from neurodiff.core.errors import NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.provenance import package_version
@@ -51,7 +51,7 @@ from neurodiff.datasets.simulated.scene_subject import SceneFeatureSpace, plant_
 from neurodiff.datasets.simulated.subject import DEFAULT_CEILING
 from neurodiff.geometry.bank import grey_views
 
-VERSION = 1
+VERSION = 2
 """Of what a stage holds."""
 PLANTED = (OBJECTS, "simulated_scenes")
 """Readers of simulations that tell what was planted where."""
@@ -293,6 +293,10 @@ def write_attribution(
             pictures[key] = picture(one, recording.space, rois=rois, below=below)
         links = _views(shown, recording, out, below, progress) if more.views else {}
     links["table of all numbers (TSV)"] = "attribution.tsv"
+    claimed = found.claims
+    if len(claimed):
+        write_csv(out / "attribution.claims.csv", claimed)
+        links["claims (CSV)"] = "attribution.claims.csv"
     left = len(told) - len(shown)
     notes = [*found.notes, *written.notes]
     if left > 0:

@@ -130,6 +130,14 @@ KINDS = {
         "Which volumes after onset does the decoder need?",
         "Neighbouring volumes carry the same noise and signal, so each alone is hardly missed.",
     ),
+    "claims": Kind(
+        "Claim",
+        OTHER,
+        "Does the decoder rely on the region, and do its responses go with the stimulus by "
+        "themselves?",
+        "It does not say that the region alone carries what it carries. Where one of the two is "
+        "not shown, it may still be so.",
+    ),
     "region_occlusion": Kind(
         "Region occlusion",
         UNIQUE,

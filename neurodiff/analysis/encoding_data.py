@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurodiff.analysis.attribution_problem import Problem
+from neurodiff.analysis.exchange import exchange_of, run_sets
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.seeds import item_seed, numpy_generator
@@ -79,9 +80,8 @@ def subjects_of(
     Parameters
     ----------
     folds : where ``problem.train`` is None, into how many folds the stimuli are dealt by the seed.
-    exchange : which stimuli permutations may swap: "runs" those shown in the same sessions and runs
-        equally often; "all" any two; a column of the trials table: those of the same value; "auto":
-        "runs" where most stimuli have a partner, else "all" with a note.
+    exchange : which stimuli permutations may swap: "auto", "runs", "all" or a column of the trials
+        table; see `exchange.exchange_of`.
     groups : column of the trials table whose values are never cut by a fold.
 
     Raises
@@ -216,40 +216,10 @@ def deal_folds(
 def exchange_blocks(
     responses: Responses, exchange: str, folds: np.ndarray | None = None
 ) -> tuple[np.ndarray, str]:
-    """Exchange block of each stimulus, and a sentence that says what they are."""
-    n = len(responses.ids)
-    whole = np.zeros(n, int) if folds is None else folds
-    by_run = _run_sets(responses)
-    blocks = np.array([f"{a} | {b}" for a, b in zip(by_run, whole, strict=True)])
-    shared = np.unique(blocks, return_inverse=True, return_counts=True)
-    swappable = int((shared[2][shared[1]] > 1).sum())
-    within = "" if folds is None else " and the same fold"
-    if exchange == "runs" or (exchange == "auto" and swappable > 0.8 * n):
-        if swappable < 2:
-            raise UsageError(
-                f"no two of the {n} stimuli were shown in the same runs, so a null within runs has "
-                "no permutation; give exchange='all' if stimuli were dealt to runs at random"
-            )
-        return blocks, (
-            f"the null permutes stimuli that were shown in the same runs equally often{within} "
-            f"({len(shared[0])} blocks of {n} stimuli; {n - swappable} have no partner)"
-        )
-    if exchange == "auto":
-        return np.asarray(whole), (
-            f"only {swappable} of {n} stimuli share their runs with another, so the null permutes "
-            "all of them, as if they had been dealt to runs at random; give exchange='runs' or a "
-            "column to keep it within blocks"
-        )
-    if exchange == "all":
-        return np.asarray(whole), f"the null permutes all {n} stimuli, whatever their runs"
-    if exchange not in responses.table:
-        raise UsageError(
-            f"exchange is {exchange!r}; give 'auto', 'runs', 'all' or a column of the trials: "
-            f"{', '.join(map(str, responses.table.columns))}"
-        )
-    values = responses.table[exchange].astype(str)
-    blocks = np.array([f"{a} | {b}" for a, b in zip(values, whole, strict=True)])
-    return blocks, f"the null permutes stimuli of the same {exchange}{within}"
+    """Exchange block of each stimulus (`exchange.exchange_of`), and a sentence on what they are."""
+    shown = run_sets(responses.runs, responses.of, len(responses.ids))
+    blocks, words = exchange_of(shown, exchange, folds=folds, table=responses.table)
+    return np.zeros(len(shown), int) if blocks is None else blocks, words
 
 
 def repeatable_share(test: Responses, train: Responses) -> tuple[np.ndarray | None, str]:
@@ -283,10 +253,3 @@ def roi_masks(problem: Problem) -> dict[str, np.ndarray]:
 def draw_seed(problem: Problem, subject: str, stage: str, what: str) -> int:
     """Seed of a draw, the same whatever else is computed."""
     return item_seed(problem.seed, subject=subject, stimulus=stage, stage=what)
-
-
-def _run_sets(responses: Responses) -> list[str]:
-    sets: list[list[str]] = [[] for _ in responses.ids]
-    for row, run in zip(responses.of, responses.runs, strict=True):
-        sets[row].append(str(run))
-    return [" + ".join(sorted(runs)) for runs in sets]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from neurodiff.analysis.attribution_claims import claim_sentences, claims
 from neurodiff.analysis.attribution_maps import BrainMap
 from neurodiff.analysis.attribution_words import (
     LEVEL,
@@ -26,6 +27,7 @@ from neurodiff.analysis.attribution_words import (
     significant,
 )
 from neurodiff.analysis.figures import Axis, format_number, is_number, strip_axis
+from neurodiff.analysis.page_claims import claims_view, detection_table, planted
 from neurodiff.core.atomic import atomic_write, plain
 from neurodiff.core.errors import UsageError
 
@@ -114,6 +116,7 @@ def page_html(
         data=data,
         in_files=addresses is not None,
         findings=findings(data),
+        claims=_claims(data),
         correction=CORRECTION,
         disagreements=[
             *disagreements(data.results, data.level),
@@ -137,6 +140,7 @@ def to_json(data: PageData) -> dict[str, Any]:
             "facts": dict(data.facts),
             "methods": tables,
             "notes": {result.method: list(result.notes) for result in data.results},
+            "claims": claims(data.results, level=data.level).to_dict("records"),
             "truth": None if data.truth is None else data.truth.to_dict("records"),
             "detection": detection(data).to_dict("records"),
         }
@@ -144,8 +148,8 @@ def to_json(data: PageData) -> dict[str, Any]:
 
 
 def findings(data: PageData) -> list[str]:
-    """One sentence a method, subject and stage: how many regions, and which are highest."""
-    said = []
+    """The claims; then a sentence a method, subject and stage: how many regions, the highest."""
+    said = claim_sentences(claims(data.results, level=data.level), data.level)
     for result in data.results:
         name = kind_of(result.method).name
         for (subject, stage), rows in result.table.groupby(["subject", "stage"], sort=False):
@@ -163,53 +167,8 @@ def findings(data: PageData) -> list[str]:
 
 
 def detection(data: PageData) -> pd.DataFrame:
-    """Area under the ROC of each method against the planted truth; empty without one.
-
-    Columns: method, subject, stage, regions, loaded, auc (any information), auc_own (regions that
-    carry something of their own against empty ones; NaN where it is not known), found and false
-    (regions at q <= level that carry something, and that carry nothing).
-    """
-    if data.truth is None:
-        return pd.DataFrame()
-    carries = _carries(data.truth)
-    rows = []
-    for result in data.results:
-        for (subject, stage), part in result.table.groupby(["subject", "stage"], sort=False):
-            known = part[part["roi"].isin(list(carries)) & np.isfinite(part["value"].astype(float))]
-            values = known["value"].to_numpy(float)
-            kinds = np.array([carries[roi] for roi in known["roi"]])
-            loaded, empty = kinds != "none", kinds == "none"
-            own = kinds == "unique"
-            good = set(significant(known, data.level))
-            hits = known["roi"].isin(list(good)).to_numpy()
-            rows.append(
-                {
-                    "method": result.method,
-                    "subject": subject,
-                    "stage": stage,
-                    "regions": len(known),
-                    "loaded": int(loaded.sum()),
-                    "auc": _auc(values[loaded], values[empty]),
-                    "auc_own": _auc(values[own], values[empty]),
-                    "found": int((hits & loaded).sum()),
-                    "false": int((hits & empty).sum()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _carries(truth: pd.DataFrame) -> dict[str, str]:
-    """Area -> "none", "unique", "shared", or the family that it is planted with."""
-    words = truth["carries"].astype(str).replace({"nothing": "none"})
-    return dict(zip(truth["area"].astype(str), words, strict=True))
-
-
-def _auc(high: np.ndarray, low: np.ndarray) -> float:
-    """Share of pairs in which a loaded region is above an empty one, ties one half."""
-    if not len(high) or not len(low):
-        return float("nan")
-    difference = high[:, None] - low[None]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+    """How well methods and claims tell loaded from empty regions; see `page_claims`."""
+    return detection_table(data.results, data.truth, data.level)
 
 
 # ------------------------------------------------------------------------------ views of parts
@@ -242,7 +201,7 @@ def _panel(rows: pd.DataFrame, data: PageData) -> dict[str, Any]:
     """Sorted rows of one stage with their figures, and the axis below them."""
     columns = ["value", "low", "high", "null_low", "null_high"]
     axis = Axis.around([*rows[columns].to_numpy(float).ravel(), 0.0])
-    carries = {} if data.truth is None else _carries(data.truth)
+    carries = {} if data.truth is None else planted(data.truth)
     subjects = list(dict.fromkeys(rows["subject"]))
     order = rows.groupby("roi", sort=False)["value"].mean().sort_values(ascending=False)
     lines = []
@@ -340,10 +299,15 @@ def roi_strip(rows: pd.DataFrame, axis: Axis, *, label: str = "", height: int = 
     )
 
 
+def _claims(data: PageData) -> dict[str, Any]:
+    view = claims_view(data.results, data.truth, data.level)
+    return view | {"table": _table(view["table"])}
+
+
 def _overview(data: PageData) -> dict[str, Any]:
     """Regions by methods: how many subjects and stages find the region."""
     regions = list(dict.fromkeys(roi for r in data.results for roi in r.table["roi"]))
-    carries = {} if data.truth is None else _carries(data.truth)
+    carries = {} if data.truth is None else planted(data.truth)
     rows = []
     for roi in regions:
         cells = []
