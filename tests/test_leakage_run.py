@@ -60,7 +60,7 @@ def test_strict_ends_and_what_is_allowed_passes():
     allowing = Strictness(strict=True, allow=("exact-duplicate",))
     assert audit_before_fit(recorded(), shown(same=True), allowing).errors
     with pytest.raises(UsageError, match="no leakage check 'duplicates'"):
-        audit_before_fit(recorded(), shown(), Strictness(strict=True, allow=("duplicates",)))
+        Strictness(strict=True, allow=("duplicates",))
     with pytest.raises(DataError, match="same-stimulus, 1 of 2"):
         audit_before_fit(recorded(test=("a", "d")), shown(), STRICT)
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from neurodiff.analysis.fit_steps import folder_of_fit, gate_words, require_meshes, stimuli_hash
+from neurodiff.analysis.leakage_people import Person, audit_people_before_fit
+from neurodiff.analysis.leakage_run import LENIENT, Strictness, remember_audit
 from neurodiff.analysis.sources import Source, trials_of
 from neurodiff.analysis.splits import categories_of, remember
 from neurodiff.core.config import dump, load
@@ -30,11 +32,14 @@ def fit_across(
     trials: int | None,
     seed: int,
     dry_run: bool,
+    *,
+    leaks: Strictness = LENIENT,
 ) -> Path | str:
     """Fit one model to the training trials of several people, and a new person's input layer.
 
     ``reconstruct`` on the run's folder then decodes the new person's test trials, and with
-    ``--subject`` those of the others.
+    ``--subject`` those of the others. What the training of anybody shares with the test trials of
+    anybody is said before the fit, see `leakage_people`.
 
     Parameters
     ----------
@@ -44,7 +49,8 @@ def fit_across(
 
     Raises
     ------
-    UsageError, DataError : as `verbs.fit`; somebody named twice, too many trials.
+    UsageError, DataError : as `verbs.fit`; somebody named twice, too many trials; a leak, where
+        strict.
     """
     from neurodiff.pipelines.mind3d import MinD3D
     from neurodiff.pipelines.mind3d_settings import MinD3DRecipe
@@ -68,9 +74,11 @@ def fit_across(
     base = Source.of(data, root)
     everyone = [*subjects, *([] if adapt_to is None else [adapt_to])]
     opened: list[tuple[Source, Recording, Stimuli]] = []
+    whole: list[Recording] = []
     for one in everyone:
         source = replace(base, subject=one)
         recording, stimuli = source.open(progress)
+        whole.append(recording)
         train = _at_vertices(trials_of(recording, "train"))
         shown = list(dict.fromkeys(train.trials["stimulus"]))
         require_meshes(stimuli, shown)
@@ -103,9 +111,15 @@ def fit_across(
             f"input layers: {len(opened)} x {settings.embedding.dim} x "
             f"{shared[0][1].n_features:,} weights\nnothing was written (--dry-run)"
         )
+    people = [Person.of(recording) for recording in whole]
+    if new is not None:  # of the new person only what is drawn is learned from
+        drawn = set() if new[2] is None else set(_keys(new[2]))
+        part = whole[-1].select([key in drawn for key in _keys(whole[-1])]) if drawn else None
+        people[-1] = replace(people[-1], train=part)
+    report = audit_people_before_fit(people, _everybodys(opened, whole), leaks, progress=progress)
     plain = dump(settings)
-    people = f"{base.name}-{len(shared)}-subjects"
-    folder = folder_of_fit(out, settings.name, people, plain, inputs, seed)
+    name = f"{base.name}-{len(shared)}-subjects"
+    folder = folder_of_fit(out, settings.name, name, plain, inputs, seed)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     # what `reconstruct` decodes: the new person's test trials
     run.info["data"] = opened[-1 if new is not None else 0][0].plain()
@@ -115,6 +129,7 @@ def fit_across(
         [name for _, train, stimuli in shared for name in _categories(train, stimuli)],
         None if new is None else {new[0]: new[1]},
     )
+    remember_audit(run, report)
     run.touch()
     progress.say(f"run folder: {folder}")
 
@@ -152,25 +167,40 @@ def _bank(opened: list[tuple[Source, Recording, Stimuli]], seed: int, progress: 
     alone, and shapes are fitted without any brain."""
     from neurodiff.geometry.bank import bank_from_stimuli
 
-    holder: dict[str, Stimuli] = {}
-    for _, train, stimuli in opened:
-        for name in train.trials["stimulus"]:
-            holder.setdefault(str(name), stimuli)
-    ids = list(holder)
+    trains = [train for _, train, _ in opened]
+    ids = list(dict.fromkeys(str(name) for train in trains for name in train.trials["stimulus"]))
     bank = opened[0][0].bank(ids, progress)
     if bank is not None:
         return bank
-    first = opened[0][2]
-    if all(stimuli is first or name in first for name, stimuli in holder.items()):
-        return bank_from_stimuli(first.select(ids), seed=seed, progress=progress)
+    shown = _everybodys(opened, trains)
+    return bank_from_stimuli(shown.select(ids), seed=seed, progress=progress)
+
+
+def _everybodys(
+    opened: Sequence[tuple[Source, Recording, Stimuli]], recordings: Sequence[Recording]
+) -> Stimuli:
+    """The stimuli of these recordings as one table; each is read by its first viewer's loader."""
     import pandas as pd
 
+    holder: dict[str, Stimuli] = {}
+    for (_, _, stimuli), recording in zip(opened, recordings, strict=True):
+        for name in recording.trials["stimulus"]:
+            holder.setdefault(str(name), stimuli)
+    first = opened[0][2]
+    if all(stimuli is first or name in first for name, stimuli in holder.items()):
+        return first.select(list(holder))
     tables = {id(s): s.table for s in holder.values()}
     table = pd.concat(tables.values()).drop_duplicates("id")
-    together = Stimuli(
-        table[table["id"].isin(ids)],
-        lambda name: holder[name][name].mesh(),
-        lambda name: holder[name][name].image(),
+    every = list(holder.values())
+    return Stimuli(
+        table[table["id"].isin(list(holder))],
+        (lambda name: holder[name][name].mesh()) if all(s.load_mesh for s in every) else None,
+        (lambda name: holder[name][name].image()) if all(s.load_image for s in every) else None,
         first.simulated,
     )
-    return bank_from_stimuli(together.select(ids), seed=seed, progress=progress)
+
+
+def _keys(recording: Recording) -> list[tuple[str, str, int, str]]:
+    """What names a trial within a person."""
+    columns = ["session", "run", "repeat", "stimulus"]
+    return list(recording.trials[columns].itertuples(index=False, name=None))

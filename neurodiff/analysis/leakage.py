@@ -36,27 +36,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neurodiff.core.errors import DataError, UsageError, suggest
+from neurodiff.analysis.leakage_strictness import KINDS, SEVERITIES, require_kinds
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
 
 FORMAT = "neurodiff-leakage-1"
-KINDS = (
-    "same-stimulus",
-    "same-trial",
-    "averaged-repeats",
-    "same-run",
-    "test-statistics",
-    "exact-duplicate",
-    "recompressed",
-    "crop",
-    "other-view",
-    "same-shape",
-    "similar-features",
-    "cluster-overlap",
-)
-SEVERITIES = ("error", "warning", "info", "passed", "not checked")
 COLUMNS = ("check", "severity", "count", "of", "examples", "threshold", "what to do")
 EXAMPLES = 3
 
@@ -167,12 +153,7 @@ class LeakageReport:
         DataError : a finding that is an error or a warning and not allowed; exit code 3.
         UsageError : ``allow`` names no check.
         """
-        for kind in allow:
-            if kind not in KINDS:
-                raise UsageError(
-                    f"there is no leakage check {kind!r}; there are {', '.join(KINDS)}."
-                    f"{suggest(kind, KINDS)}"
-                )
+        require_kinds(list(allow))
         if not strict:
             return
         found = [c for c in (*self.errors, *self.warnings) if c.kind not in allow]
@@ -274,7 +255,7 @@ def audit(
         *of_trials.run_checks(train, test),
         *of_trials.statistics_checks(train, test, preprocessing, limits),
     ]
-    return LeakageReport(tuple(_merged(found)))
+    return LeakageReport(tuple(merged(found)))
 
 
 def passed(kind: str, of: int, threshold: str = "") -> Check:
@@ -287,18 +268,18 @@ def not_checked(kind: str, why: str) -> Check:
     return Check(kind=kind, severity="not checked", advice=why)
 
 
-def _merged(found: Sequence[Check]) -> list[Check]:
+def merged(found: Sequence[Check], kinds: Sequence[str] = KINDS) -> list[Check]:
     """One check a kind: pictures and meshes both have exact duplicates."""
-    merged = []
-    for kind in KINDS:
+    one_each = []
+    for kind in kinds:
         same = [c for c in found if c.kind == kind]
         worst = min(same, key=lambda c: SEVERITIES.index(c.severity))
         if worst.severity == "not checked":
             reasons = "; ".join(dict.fromkeys(c.advice for c in same))
-            merged.append(not_checked(kind, reasons))
+            one_each.append(not_checked(kind, reasons))
             continue
         made = [c for c in same if c.severity == worst.severity]
-        merged.append(
+        one_each.append(
             Check(
                 kind=kind,
                 severity=worst.severity,
@@ -309,4 +290,4 @@ def _merged(found: Sequence[Check]) -> list[Check]:
                 advice="; ".join(dict.fromkeys(c.advice for c in made if c.advice)),
             )
         )
-    return merged
+    return one_each

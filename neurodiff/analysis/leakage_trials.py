@@ -57,7 +57,7 @@ def trial_checks(
             f"{tuple(test.data.shape[1:])} in test"
         )
         return [not_checked(kind, why) for kind in ("same-trial", "averaged-repeats")]
-    pairs = exact_pairs(_row_hashes(train), _row_hashes(test))
+    pairs = exact_pairs(row_hashes(train), row_hashes(test))
     rows = sorted(set(pairs.second.tolist()))
     equal = passed("same-trial", test.n_trials, "equal numbers")
     if rows:
@@ -66,7 +66,7 @@ def trial_checks(
             severity="error",
             count=len(rows),
             of=test.n_trials,
-            examples=tuple(_trial(test, row) for row in rows[:EXAMPLES]),
+            examples=tuple(trial_text(test, row) for row in rows[:EXAMPLES]),
             threshold="equal numbers",
             advice="split the trials, not copies of them",
         )
@@ -257,7 +257,7 @@ def _averages(
         severity="error",
         count=len(rows),
         of=test.n_trials,
-        examples=tuple(_trial(test, row) for row in rows[:EXAMPLES]),
+        examples=tuple(trial_text(test, row) for row in rows[:EXAMPLES]),
         threshold=threshold,
         advice="average repeats after the split, within each side",
     )
@@ -317,7 +317,8 @@ def _combination(
     return np.flatnonzero(weights > 1e-3 * weights.max()).tolist()
 
 
-def _row_hashes(recording: Recording) -> list[bytes]:
+def row_hashes(recording: Recording) -> list[bytes]:
+    """A hash of each row's numbers."""
     hashes = []
     for _, block in _blocks(recording):
         # + 0: minus zero and zero are the same number
@@ -337,6 +338,7 @@ def _some_columns(n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, _MOST_FEATURES)).astype(np.int64))
 
 
-def _trial(recording: Recording, row: int) -> str:
+def trial_text(recording: Recording, row: int) -> str:
+    """A trial in words: stimulus, person, repeat."""
     trial = recording.trials.iloc[row]
     return f"{trial['stimulus']} ({trial['subject']}, repeat {trial['repeat']})"
