@@ -1,5 +1,8 @@
 """What every test gets: shape checks at run time, one thread, no network, and the real data.
 
+On several workers (``-n``) a file's tests stay together, so that what a file builds once is built
+once, and the files that train something start first, so that none of them ends alone.
+
 The import hook has to be in place before the first import of a checked package, and the thread
 counts before numpy and torch start their pools: both happen here, at import.
 """
@@ -7,6 +10,7 @@ counts before numpy and torch start their pools: both happen here, at import.
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.update(
     OMP_NUM_THREADS="1",
@@ -77,8 +81,28 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``shared_data`` where that data is absent."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole files, in the order of collection; another ``--dist`` is left as it is.
+
+    The default, ``load``, hands out ever smaller shares, the last of two tests each: near the end
+    the models of a module are fitted by every worker.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # else by the number of tests
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first in a worker; skip tests marked ``shared_data`` where that data is absent."""
+    if hasattr(config, "workerinput"):
+        slow: dict[Path, int] = {}
+        for item in items:
+            slow[item.path] = slow.get(item.path, 0) + bool(item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])  # stable: files stay whole
     reason = _without_shared_data()
     if not reason:
         return
