@@ -29,7 +29,7 @@ from neurodiff.core.errors import NeurodiffError, UsageError, file_error
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
 from neurodiff.core.run_items import Commits, touch_open_folders
-from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
+from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire, live_leases
 from neurodiff.jobs_manifest import Manifest, Row, read_manifest
 from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_tasks import Place, Task, task_of
@@ -125,6 +125,8 @@ def work(
     if lease is None:
         return Outcome(why="held")
     with lease.start(beat, also=touch_open_folders), stop.on_signals():
+        if live_leases(manifest.folder / "leases", packing=True, patience=patience):
+            return Outcome(why="held")
         run.remove_dead_writers()
         return _shard(run, manifest, (k, n), lease, stop, place, progress)
 

@@ -286,9 +286,7 @@ def mark_of(folder: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-def move_in(
-    temporary: Path, folder: Path, names: Sequence[str], before: tuple[int, int]
-) -> None:
+def move_in(temporary: Path, folder: Path, names: Sequence[str], before: tuple[int, int]) -> None:
     """A whole folder takes an item's place; one that is in the way is moved away whole.
 
     Two writers of one item, whose results may differ in their last digits, would otherwise leave
