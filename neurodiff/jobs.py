@@ -37,7 +37,7 @@ from neurodiff.jobs_manifest import (
     row_of,
     write_manifest,
 )
-from neurodiff.jobs_pack import pack_shard, unpack_all
+from neurodiff.jobs_pack import alone, pack_shard, packed_keys, unpack_all
 from neurodiff.jobs_site import Site, read_site
 from neurodiff.jobs_tasks import Selection, task_of
 
@@ -183,7 +183,12 @@ def retry(run: RunLike, *, batch: str | None = None) -> int:
 
 
 def collect(
-    run: RunLike, pack: bool = False, *, batch: str | None = None, shards: int = 1
+    run: RunLike,
+    pack: bool = False,
+    *,
+    batch: str | None = None,
+    shards: int = 1,
+    patience: float = PATIENCE,
 ) -> pd.DataFrame:
     """One row an item: key, subject, stimulus, sample, state; removes what dead workers left.
 
@@ -195,19 +200,28 @@ def collect(
     pack : put the finished items into one file a shard, and remove their folders (file systems
         that count files). `unpack` brings them back, which `evaluate` and `report` need.
     shards : number of packs.
+    patience : seconds for which a worker of another machine is watched before it counts as gone.
+
+    Raises
+    ------
+    UsageError : items are to be packed or unpacked, and a worker of the batch is alive.
     """
     opened = _opened(run)
     manifest = read_manifest(find_batch(opened, batch))
     tidy(manifest)
     gather = getattr(task_of(manifest.task), "gather", None)
     if gather is not None and (rows := rows_in(manifest, opened, ("done",))):
-        unpack_all(opened, manifest.folder)
+        if packed_keys(manifest.folder):
+            with alone(manifest.folder, patience=patience):
+                unpack_all(opened, manifest.folder)
         items = [manifest.item(opened, row) for row in rows]
         gather(opened, manifest.settings, items, manifest.folder)
     if pack:
-        for k in range(shards):
-            name = f"shard-{k}-of-{shards}"
-            pack_shard(opened, manifest.folder, [r.key for r in manifest.shard(k, shards)], name)
+        with alone(manifest.folder, patience=patience):
+            for k in range(shards):
+                name, keys = f"shard-{k}-of-{shards}", [r.key for r in manifest.shard(k, shards)]
+                pack_shard(opened, manifest.folder, keys, name)
+        tidy(manifest)
     states = states_of(opened, manifest)
     table = pd.DataFrame(
         [(r.key, r.subject, r.stimulus, r.sample) for r in manifest.rows],
@@ -220,7 +234,9 @@ def collect(
 def unpack(run: RunLike, *, batch: str | None = None) -> int:
     """Bring packed items back into their folders; how many."""
     opened = _opened(run)
-    return unpack_all(opened, find_batch(opened, batch))
+    folder = find_batch(opened, batch)
+    with alone(folder):
+        return unpack_all(opened, folder)
 
 
 def _opened(run: RunLike) -> Run:

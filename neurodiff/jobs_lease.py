@@ -34,6 +34,7 @@ from neurodiff.core.processes import began, is_alive, machine
 
 BEAT = 15.0  # seconds between two heartbeats
 PATIENCE = 180.0  # without one a holder is gone; network file systems cache for up to a minute
+PACKING = "packing"  # name of the lease of who moves items into packs, when no worker may be alive
 _COUNTER = 20  # digits of the counter, in front of everything else
 _RELEASED = "released".ljust(_COUNTER)
 
@@ -223,11 +224,50 @@ def held_leases(folder: Path) -> dict[str, Seen]:
     return {name: seen for name, seen in found.items() if seen is not None}
 
 
+def live_leases(
+    folder: Path,
+    *,
+    packing: bool = False,
+    patience: float = PATIENCE,
+    now: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], Any] = time.sleep,
+) -> list[str]:
+    """Names of the leases of workers (or of who is packing) whose holder is alive.
+
+    Those that cannot be asked are watched together until a counter changes, at most for
+    ``patience`` seconds; the first that is found alive ends the watch.
+    """
+    unsure: dict[str, Seen] = {}
+    alive = []
+    found = {PACKING: newest_lease(folder, PACKING)} if packing else held_leases(folder)
+    for name, seen in found.items():
+        if seen is None or seen.released or _is_dead_here(seen.holder):
+            continue
+        if name == PACKING and not packing:
+            continue
+        if _is_alive_here(seen.holder):
+            alive.append(name)
+        else:
+            unsure[name] = seen
+    deadline = now() + patience
+    while unsure and not alive and now() < deadline:
+        wait(min(max(patience / 20, 0.01), 5.0))
+        for name, before in list(unsure.items()):
+            seen = newest_lease(folder, name)
+            if seen is None or seen.released:
+                del unsure[name]
+            elif (seen.generation, seen.counter) != (before.generation, before.counter):
+                alive.append(name)
+    return alive
+
+
 def remove_leases(folder: Path) -> None:
     """Remove every lease of a batch that is finished: a worker that still holds one has nothing to
-    do, and sees that it is gone."""
+    do, and sees that it is gone. That of who packs stays until it is given back."""
+    packing = newest_lease(folder, PACKING)
     for path in folder.glob("*"):
-        path.unlink(missing_ok=True)
+        if path.name.rpartition(".")[0] != PACKING or packing is None or packing.released:
+            path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------- helpers
@@ -239,7 +279,7 @@ def _gone(folder, name, seen: Seen, me: Holder, patience: float, now, wait) -> b
     if seen.released or _is_dead_here(who):
         return True
     if who is not None:
-        if who.machine == machine() and who.started:
+        if _is_alive_here(who):
             return False  # its process runs, which a frozen counter does not change
         if who.job and who.job == me.job and who.restart < me.restart:
             return True  # Slurm ended that start before it made this one
@@ -256,6 +296,15 @@ def _gone(folder, name, seen: Seen, me: Holder, patience: float, now, wait) -> b
 
 def _is_dead_here(who: Holder | None) -> bool:
     return who is not None and who.machine == machine() and not is_alive(who.process, who.started)
+
+
+def _is_alive_here(who: Holder | None) -> bool:
+    return (
+        who is not None
+        and who.machine == machine()
+        and bool(who.started)
+        and is_alive(who.process, who.started)
+    )
 
 
 def _create(path: Path, holder: Holder) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json
 from neurodiff.core.sealed import sealed_record
-from neurodiff.jobs_lease import Seen, held_leases, remove_leases
+from neurodiff.jobs_lease import PACKING, Seen, held_leases, remove_leases
 from neurodiff.jobs_manifest import Manifest, Row
 from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_worker import is_quarantined
@@ -110,7 +110,8 @@ def status_of(run: Run, manifest: Manifest, *, verify: Any = "none") -> Status:
 
 def workers_of(batch: Path) -> dict[str, Seen]:
     """Leases that were not given back: of live workers, and of dead ones nobody succeeded yet."""
-    return {name: seen for name, seen in held_leases(batch / "leases").items() if not seen.released}
+    found = held_leases(batch / "leases")
+    return {name: s for name, s in found.items() if not s.released and name != PACKING}
 
 
 def rows_in(manifest: Manifest, run: Run, wanted: Iterable[str]) -> list[Row]:

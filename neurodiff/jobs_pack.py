@@ -12,18 +12,51 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neurodiff.core.atomic import atomic_path
-from neurodiff.core.errors import DataError
+from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.run import Run
+from neurodiff.core.run_items import folder_beside, mark_of, move_in
 from neurodiff.core.sealed import DONE, is_sealed, sealed_record
+from neurodiff.jobs_lease import BEAT, PACKING, PATIENCE, acquire, live_leases
 
 PACKS = "packs"
 _MEMBER = re.compile(r"^(?P<key>[0-9a-f]{64})/(?P<name>[^/\\\0]+(?:/[^/\\\0]+)*)$")
 _DATE = (1980, 1, 1, 0, 0, 0)
 _BLOCK = 2**20
+
+
+@contextlib.contextmanager
+def alone(batch: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """A block in which no worker of a batch is at work, and none begins: it would take items that
+    are being packed for missing, and make them again.
+
+    Workers look for our lease after they have taken theirs, and we for theirs after we have ours,
+    so that of two who begin at once at least one sees the other.
+
+    Parameters
+    ----------
+    patience : seconds for which the lease of a worker that cannot be asked is watched.
+
+    Raises
+    ------
+    UsageError : a worker, or another one who packs, is alive.
+    """
+    folder = batch / "leases"
+    lease = acquire(folder, PACKING, patience=patience)
+    if lease is None:
+        raise UsageError(
+            f"{batch.name} is being packed or unpacked by another process; wait for it"
+        )
+    with lease.start(min(BEAT, patience / 4)):
+        if found := live_leases(folder, patience=patience):
+            raise UsageError(
+                f"{batch.name} has {len(found)} at work ({', '.join(found[:3])}), who would make "
+                "items again that are packed meanwhile; wait until they are done, or cancel them"
+            )
+        yield
 
 
 def pack_shard(run: Run, batch: Path, keys: Iterable[str], name: str) -> tuple[Path | None, int]:
@@ -85,6 +118,8 @@ def packed_keys(batch: Path) -> set[str]:
 def unpack(run: Run, path: Path) -> int:
     """Bring the items of a pack back into their folders; how many. Those that are there stay.
 
+    Each comes back whole or not at all, so that a worker which makes it meanwhile is not disturbed.
+
     Raises
     ------
     DataError : it is no pack of ours: a name that leads elsewhere, more bytes than it says.
@@ -104,13 +139,15 @@ def unpack(run: Run, path: Path) -> int:
             item = run.folder / "items" / key[:2] / key
             if is_sealed(item, "size"):
                 continue
-            for name, info in sorted(files, key=lambda one: one[0] == DONE):
-                with (
-                    atomic_path(item / name) as temporary,
-                    archive.open(info) as source,
-                    open(temporary, "wb") as file,
-                ):
-                    shutil.copyfileobj(source, file, _BLOCK)
+            before = mark_of(item)
+            with folder_beside(item) as place:
+                for name, info in files:
+                    (place / name).parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(info) as source, open(place / name, "wb") as file:
+                        shutil.copyfileobj(source, file, _BLOCK)
+                if not is_sealed(place, "hash"):
+                    raise DataError(f"{path} holds item {key[:10]} broken; remove the pack, resume")
+                move_in(place, item, [name for name, _ in files if name != DONE], before)
             count += 1
     return count
 

@@ -28,8 +28,8 @@ from neurodiff.core.atomic import DISK_FULL, remove_leftovers_of_the_dead
 from neurodiff.core.errors import NeurodiffError, UsageError, file_error
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Item, Run
-from neurodiff.core.run_items import touch_open_folders
-from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire
+from neurodiff.core.run_items import Commits, touch_open_folders
+from neurodiff.jobs_lease import BEAT, PATIENCE, Lease, acquire, live_leases
 from neurodiff.jobs_manifest import Manifest, Row, read_manifest
 from neurodiff.jobs_pack import packed_keys
 from neurodiff.jobs_tasks import Place, Task, task_of
@@ -125,6 +125,8 @@ def work(
     if lease is None:
         return Outcome(why="held")
     with lease.start(beat, also=touch_open_folders), stop.on_signals():
+        if live_leases(manifest.folder / "leases", packing=True, patience=patience):
+            return Outcome(why="held")
         run.remove_dead_writers()
         return _shard(run, manifest, (k, n), lease, stop, place, progress)
 
@@ -146,32 +148,45 @@ def _shard(
     progress.begin(f"shard {which[0]} of {which[1]}")
     block: list[tuple[Item, Row]] = []
     most = together_of(task, manifest.settings)
-    for number, row in enumerate(rows):
-        if stop:
-            outcome.why = "stopped"
-            break
-        item = manifest.item(run, row)
-        if row.key in packed or item.done:
-            outcome.before += 1
-        elif is_quarantined(item.failure):
-            outcome.quarantined += 1
-        else:
-            block.append((item, row))
-        if not block or (len(block) < most and number + 1 < len(rows)):
-            continue
-        if not loaded:
-            state, loaded = task.prepare(run, manifest.settings, place), True
-        lease.at(block[0][0].key)
-        if lease.lost:
-            outcome.why = "lost"
-            break
-        for made in do_items(task, state, [(item, row.extra) for item, row in block]):
-            outcome.done += made
-            outcome.failed += not made
-        block = []
-        progress.update(number + 1, len(rows), f"{outcome.failed} failed")
+    with Commits() as commits:
+        for number, row in enumerate(rows):
+            if stop:
+                outcome.why = "stopped"
+                break
+            item = manifest.item(run, row)
+            if row.key in packed or item.done:
+                outcome.before += 1
+            elif is_quarantined(item.failure):
+                outcome.quarantined += 1
+            else:
+                block.append((item, row))
+            if not block or (len(block) < most and number + 1 < len(rows)):
+                continue
+            if not loaded:
+                state, loaded = task.prepare(run, manifest.settings, place), True
+            lease.at(block[0][0].key)
+            if lease.lost:
+                outcome.why = "lost"
+                break
+            for made in do_items(task, state, [(item, row.extra) for item, row in block], commits):
+                outcome.done += made
+                outcome.failed += not made
+            block = []
+            _blame_commits(commits, outcome)
+            progress.update(number + 1, len(rows), f"{outcome.failed} failed")
+        commits.wait()
+        _blame_commits(commits, outcome)
     lease.at("")
     return outcome
+
+
+def _blame_commits(commits: Commits, outcome: Outcome) -> None:
+    """Count items that were made and could not be put into their places."""
+    for item, error in commits.failures():
+        if not item.done:
+            count_failure(item, _sentence(error), kind=type(error).__name__, where=_where(error))
+            outcome.done -= 1
+            outcome.failed += 1
 
 
 def together_of(task: Task, settings: Mapping[str, Any]) -> int:
@@ -182,8 +197,16 @@ def together_of(task: Task, settings: Mapping[str, Any]) -> int:
     return asked if hasattr(task, "do_many") else 1
 
 
-def do_items(task: Task, state: Any, work: list[tuple[Item, Mapping[str, Any]]]) -> list[bool]:
-    """Make items in one go; where that fails, one by one, so that only the guilty fail."""
+def do_items(
+    task: Task,
+    state: Any,
+    work: list[tuple[Item, Mapping[str, Any]]],
+    commits: Commits | None = None,
+) -> list[bool]:
+    """Make items in one go; where that fails, one by one, so that only the guilty fail.
+
+    With ``commits`` those that were made are on their way to the disk, else they are there.
+    """
     if len(work) > 1:
         found: list[dict[str, Any]] = [{} for _ in work]
         for item, _ in work:
@@ -191,7 +214,7 @@ def do_items(task: Task, state: Any, work: list[tuple[Item, Mapping[str, Any]]])
         try:
             with contextlib.ExitStack() as stack:
                 folders = [
-                    stack.enter_context(item.write_dir(one))
+                    stack.enter_context(item.write_dir(one, commits))
                     for (item, _), one in zip(work, found, strict=True)
                 ]
                 items, extras = [item for item, _ in work], [extra for _, extra in work]
@@ -202,10 +225,16 @@ def do_items(task: Task, state: Any, work: list[tuple[Item, Mapping[str, Any]]])
         except Exception as error:
             if _disk_full(error):
                 raise
-    return [item.done or do_item(task, state, item, extra) for item, extra in work]
+    return [item.done or do_item(task, state, item, extra, commits) for item, extra in work]
 
 
-def do_item(task: Task, state: Any, item: Item, extra: Mapping[str, Any]) -> bool:
+def do_item(
+    task: Task,
+    state: Any,
+    item: Item,
+    extra: Mapping[str, Any],
+    commits: Commits | None = None,
+) -> bool:
     """Make one item, or write down why it could not be made; whether it was made.
 
     Raises
@@ -215,7 +244,7 @@ def do_item(task: Task, state: Any, item: Item, extra: Mapping[str, Any]) -> boo
     _clear(item)
     found: dict[str, Any] = {}
     try:
-        with item.write_dir(found) as folder:
+        with item.write_dir(found, commits) as folder:
             found.update(task.do(state, item, folder, extra))
     except Exception as error:
         if _disk_full(error):
@@ -339,7 +368,7 @@ def run_shard(
 def _clear(item: Item) -> None:
     """Remove what a killed writer left in an item's folder."""
     if item.folder.is_dir():
-        remove_leftovers_of_the_dead(item.folder, older_than_s=0.0)
+        remove_leftovers_of_the_dead(item.folder)
 
 
 def _scontrol(*arguments: str) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from neurodiff.analysis.ct_qa import write_qa
 from neurodiff.analysis.ct_radiomics import image_and_masks, write_table
 from neurodiff.analysis.ct_verbs import fit_mapping, fit_phantom, index_archive
 from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.processes import began, machine
 from neurodiff.core.volume import Volume
 from neurodiff.datasets.ct_series import read_series
 from neurodiff.datasets.simulated.ct_archive import SimulatedHeader, write_simulated_series
@@ -212,7 +213,8 @@ def _scans_of_two_kernels(folder):
 
 def test_a_killed_run_leaves_nothing_behind_the_next_one(tmp_path):
     fit_mapping(*_scans_of_two_kernels(tmp_path / "a"), tmp_path / "m")
-    dead, alive = 2**22 + 5, os.getpid()  # above the highest process of a system
+    here = machine()
+    dead, alive = f"{here}.{2**22 + 5}.7", f"{here}.{os.getpid()}.{began(os.getpid())}"
     left = tmp_path / "o" / f".tmp-new-{dead}-0a1b2c3d-.tmp-new-{dead}-0a1b2c3e-anon-1_S2"
     stay = [
         tmp_path / "o" / name
@@ -220,7 +222,7 @@ def test_a_killed_run_leaves_nothing_behind_the_next_one(tmp_path):
             f".tmp-new-{alive}-0a1b2c3d-x",  # it runs
             f".tmp-old-{dead}-0a1b2c3d-x",  # the only copy, killed between two renames
             ".tmp-mine",  # not ours
-            f".tmp-new-{dead}-0a1b2c3f-fresh",  # perhaps of another machine
+            ".tmp-new-0000beef.7.7-0a1b2c3f-fresh",  # of another machine
         )
     ]
     long_ago = time.time() - 100

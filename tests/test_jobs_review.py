@@ -373,11 +373,10 @@ def test_a_stopped_container_is_started_again_from_outside(run, tmp_path, state,
 @pytest.mark.parametrize("skew", [-7200, 7200])
 def test_a_clock_that_is_wrong_removes_no_living_file(tmp_path, monkeypatch, skew):
     """A shared folder dates by its own clock; the process of another machine has no number here."""
-    gone = 2**22 + 5  # above the largest number of a process
-    young, old = (tmp_path / f".tmp-{gone}-{mark}-x.npy" for mark in ("abcd", "ef01"))
+    young, old = (tmp_path / f".tmp-0000beef.7.7-{mark}-x.npy" for mark in ("abcd", "ef01"))
     young.touch()
     old.touch()
-    os.utime(old, (time.time() - 3600,) * 2)
+    os.utime(old, (time.time() - 3700,) * 2)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + skew)
     assert remove_leftovers_of_the_dead(tmp_path) == 1

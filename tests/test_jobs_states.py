@@ -199,7 +199,7 @@ def test_nothing_is_lost_whatever_happens():
 def test_the_machine_finds_writes_that_are_not_whole(monkeypatch):
     """The twin: ``done.json`` comes first, and the files after it."""
 
-    def first(item, temporary, names):
+    def first(item, temporary, names, before):
         item.folder.mkdir(parents=True, exist_ok=True)
         for name in ("done.json", *names):
             os.replace(temporary / name, item.path(name))

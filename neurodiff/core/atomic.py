@@ -21,10 +21,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from neurodiff.core.errors import DataError, UsageError
+from neurodiff.core.processes import began, is_alive, machine
 
 TEMPORARY_PREFIX = ".tmp-"
-_OURS = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(?P<kind>new-|old-)?(?P<pid>\d+)-[0-9a-f]+-")
-_OURS_ALL = re.compile(rf"^(?:{re.escape(TEMPORARY_PREFIX)}(?:new-|old-)?\d+-[0-9a-f]+-)+")
+# ours: .tmp-[new-|old-]<machine>.<process>.<start>-<token>-<name>, without machine from before 1.0
+_MARK = (
+    rf"{re.escape(TEMPORARY_PREFIX)}(?P<kind>new-|old-)?(?:(?P<machine>[0-9a-f]{{8}})\.)?"
+    r"(?P<pid>\d+)(?:\.(?P<start>\d+))?-[0-9a-f]+-"
+)
+_OURS = re.compile(_MARK)
+_OURS_ALL = re.compile(rf"^(?:{re.sub(r'P<[a-z]+>', ':', _MARK)})+")
+_LONGEST = 255  # bytes of a name of a file
+#: What this process is writing: dated anew by `touch_open`, so that nobody takes it for left behind.
+OPEN: set[Path] = set()
 #: Numbers such as 1e-4, which YAML 1.1 takes for text and YAML 1.2 for what they are.
 YAML_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 
@@ -41,9 +50,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     DataError : the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-{path.name}"
-    )
+    temporary = temporary_name(path)
+    OPEN.add(temporary)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +64,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise
             raise write_error(path, error) from error
     finally:
+        OPEN.discard(temporary)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -68,8 +77,8 @@ def replaced_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     after an error it is the old one.
     """
     target = Path(target)
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    new, old = (target.with_name(f".tmp-{kind}-{token}-{target.name}") for kind in ("new", "old"))
+    new, old = (temporary_name(target, kind) for kind in ("new-", "old-"))
+    OPEN.add(new)
     try:
         yield new
         if target.exists():
@@ -78,6 +87,7 @@ def replaced_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if old.exists() and not target.exists():  # the second of the two renames failed
             os.replace(old, target)
+        OPEN.discard(new)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -231,23 +241,53 @@ def _is_ours(error: OSError, temporary: Path) -> bool:
     return error.errno in DISK_FULL or named == temporary or named in temporary.parents
 
 
-def remove_leftovers_of_the_dead(folder: Path, older_than_s: float = 60.0) -> int:
+def temporary_name(path: Path, kind: str = "") -> Path:
+    """A new name in a path's folder that tells which process of which machine writes there.
+
+    Of names that would get too long the beginning is left out, so that their suffix stays.
+
+    Examples
+    --------
+    >>> temporary_name(Path("runs/a.csv")).name.endswith("-a.csv")
+    True
+    """
+    who = f"{machine()}.{os.getpid()}.{began(os.getpid())}"
+    mark = f"{TEMPORARY_PREFIX}{kind}{who}-{secrets.token_hex(4)}-"
+    name = path.name
+    while len(os.fsencode(mark + name)) > _LONGEST:
+        name = name[1:]
+    return path.with_name(mark + name)
+
+
+def touch_open() -> None:
+    """Date what this process is writing as of now."""
+    for path in tuple(OPEN):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def remove_leftovers_of_the_dead(folder: Path, others_older_than_s: float = 3600.0) -> int:
     """Remove what `replaced_folder` and `atomic_path` left in a folder when their process was
     killed; how many.
 
-    What a process that runs here still writes stays, and what changed in the last
-    ``older_than_s``, which a process of another machine may be writing.
+    What a process of this machine left goes as soon as that process is gone, also where its number
+    was given to another one since. What another machine may be writing, or this one before its last
+    boot, goes when it is unchanged for ``others_older_than_s``, by the file system's own clock.
     """
     count, now = 0, None
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         found = _OURS.match(path.name)
-        if found is None or _runs(int(found["pid"])):
+        if found is None:
             continue
-        with contextlib.suppress(FileNotFoundError):
-            changed = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
-            now = clock_of(folder) if now is None else now
-            if now - changed < older_than_s:
+        if found["machine"] == machine():
+            if is_alive(int(found["pid"]), int(found["start"] or 0)):
                 continue
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                changed = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
+                now = clock_of(folder) if now is None else now
+                if now - changed < others_older_than_s:
+                    continue
         if found["kind"] == "old-" and not path.with_name(path.name[found.end() :]).exists():
             continue  # killed between two renames: this is the only copy
         count += 1
@@ -260,23 +300,13 @@ def remove_leftovers_of_the_dead(folder: Path, older_than_s: float = 60.0) -> in
 
 def clock_of(folder: Path) -> float:
     """The time by which a file system dates its files, which need not be this machine's."""
-    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-clock"
+    probe = temporary_name(folder / "clock")
     try:
         probe.touch()
         return probe.stat().st_mtime
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # it is another user's
-    return True
 
 
 def write_error(path: Path, error: OSError) -> DataError:

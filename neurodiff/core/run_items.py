@@ -10,13 +10,24 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurodiff.core import provenance
-from neurodiff.core.atomic import DISK_FULL, TEMPORARY_PREFIX, plain, write_error, write_json
+from neurodiff.core.atomic import (
+    DISK_FULL,
+    OPEN,
+    TEMPORARY_PREFIX,
+    plain,
+    touch_open,
+    write_error,
+    write_json,
+)
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.processes import machine
 from neurodiff.core.safe_io import read_json
@@ -36,7 +47,9 @@ if TYPE_CHECKING:
 
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV)
 _TRIES = 20  # of putting an item into its place, beside others who do the same
-_OPEN: set[Path] = set()  # folders that this process is writing items into
+#: Items that wait for the disk at the same time. One that waits alone waits three times; of eight
+#: at once the file system writes the journal once for all.
+COMMITTERS = 8
 
 ITEM_COLUMNS = ["key", "task", "subject", "stimulus", "sample", "settings"]
 
@@ -116,83 +129,34 @@ class Item:
         return path
 
     @contextlib.contextmanager
-    def write_dir(self, extra: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    def write_dir(
+        self, extra: Mapping[str, Any] | None = None, commits: Commits | None = None
+    ) -> Iterator[Path]:
         """Context that yields an empty folder; its files become the item, ``done.json`` last.
 
         On an error the folder is removed and the item stays as it was. ``extra`` is read at the
         end, so that what the block finds out may be put into it. Where somebody else finishes the
         item meanwhile, theirs stays.
+
+        Parameters
+        ----------
+        commits : takes the whole folder over, and waits for the disk while the next item is made;
+            without it the item is done when the block ends.
         """
-        started, before = time.monotonic(), self._mark()
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._beside()
-        temporary.mkdir()
-        _OPEN.add(temporary)
-        try:
+        started, before = time.monotonic(), mark_of(self.folder)
+        with folder_beside(self.folder, commits) as temporary:
             yield temporary
             names = whole_files(temporary)
             record = self._record(time.monotonic() - started, self.seed, extra, names)
             text = json.dumps(plain(with_files(temporary, names, record)), allow_nan=False)
             (temporary / DONE).write_text(text, encoding="utf-8")
-            self._move_in(temporary, names, before)
-        except OSError as error:
-            if isinstance(error, DataError) or error.errno not in DISK_FULL:
-                raise
-            raise write_error(self.folder, error) from error
-        finally:
-            _OPEN.discard(temporary)
-            shutil.rmtree(temporary, ignore_errors=True)
+            if commits is None:
+                self._move_in(temporary, names, before)
+            else:
+                commits.put(self, temporary, names, before)
 
-    def _beside(self) -> Path:
-        """A name beside the item's folder that tells whose it is; see `Run.remove_dead_writers`."""
-        mark = f"{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
-        return self.folder.with_name(f"{TEMPORARY_PREFIX}{mark}")
-
-    def _move_in(self, temporary: Path, names: list[str], before: tuple[int, int]) -> None:
-        """A whole folder takes the item's place; one that is in the way is moved away whole.
-
-        Two writers of one item, whose results may differ in their last digits, would otherwise
-        leave files of both under the record of one.
-        """
-        for name in (*names, DONE):
-            _sync(temporary / name)
-        for attempt in range(_TRIES):
-            try:
-                os.rename(temporary, self.folder)
-                break
-            except OSError as error:
-                if error.errno not in _IN_THE_WAY or attempt == _TRIES - 1:
-                    raise
-            if self._mark() != before and self.is_done("size"):
-                break  # another worker was faster
-            old = self._beside()
-            try:
-                os.rename(self.folder, old)
-            except FileNotFoundError:
-                continue  # another worker moved it first
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                self._move_files(temporary, names)
-                break
-            shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(OSError):  # some network file systems do not sync folders
-            _sync(self.folder.parent)
-
-    def _mark(self) -> tuple[int, int]:
-        """Tells one ``done.json`` from another; zeros where there is none."""
-        try:
-            found = os.stat(self.folder / DONE)
-        except OSError:
-            return 0, 0
-        return found.st_ino, found.st_mtime_ns
-
-    def _move_files(self, temporary: Path, names: list[str]) -> None:
-        """Where folders cannot be renamed, as in the layers of a container: file by file."""
-        (self.folder / DONE).unlink(missing_ok=True)  # first: what is half new is not done
-        for name in (*names, DONE):
-            os.replace(temporary / name, self.path(name))
-        (self.folder / "failed.json").unlink(missing_ok=True)
+    def _move_in(self, temporary: Path, names: Sequence[str], before: tuple[int, int]) -> None:
+        move_in(temporary, self.folder, names, before)
 
     def finish(
         self, seconds: float, seed: int | None = None, extra: Mapping[str, Any] | None = None
@@ -232,15 +196,146 @@ class Item:
         return {**(extra or {}), **own}
 
 
+class Commits:
+    """Whole items on their way to the disk, several at a time: a context that waits for the last.
+
+    Each goes the way of an item alone (its files are synced, it takes its name, the folder above is
+    synced), in a thread of its own, so that the file system can serve them together. Until it has
+    its name an item is not done for anybody, and a kill loses at most those that are on their way.
+    """
+
+    def __init__(self, atonce: int = COMMITTERS) -> None:
+        self._pool = ThreadPoolExecutor(atonce, "commit")
+        self._free = threading.Semaphore(4 * atonce)  # what is further behind is waited for
+        self._failed: deque[tuple[Item, BaseException]] = deque()
+
+    def put(
+        self, item: Item, temporary: Path, names: Sequence[str], before: tuple[int, int]
+    ) -> None:
+        """Take a whole folder over, which has to become the item."""
+        self._free.acquire()
+        OPEN.add(temporary)
+        self._pool.submit(self._commit, item, temporary, names, before)
+
+    def failures(self) -> Iterator[tuple[Item, Exception]]:
+        """Items that could not be put into their places since this was asked last.
+
+        Raises
+        ------
+        DataError : the disk is full, which is no fault of an item.
+        """
+        while self._failed:
+            item, error = self._failed.popleft()
+            if not isinstance(error, Exception):
+                raise error
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise write_error(item.folder, error) from error
+            yield item, error
+
+    def wait(self) -> None:
+        """Until nothing is on its way; nothing can be put after it."""
+        self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def _commit(
+        self, item: Item, temporary: Path, names: Sequence[str], before: tuple[int, int]
+    ) -> None:
+        try:
+            item._move_in(temporary, names, before)
+        except BaseException as error:
+            self._failed.append((item, error))
+        finally:
+            OPEN.discard(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._free.release()
+
+
+@contextlib.contextmanager
+def folder_beside(folder: Path, commits: Commits | None = None) -> Iterator[Path]:
+    """An empty folder beside one that it is to become, under a name that tells whose it is (see
+    `Run.remove_dead_writers`); it is gone after the block unless ``commits`` took it over."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _name_beside(folder)
+    temporary.mkdir(exist_ok=True)  # a file server that answers twice says it is there
+    OPEN.add(temporary)
+    kept = False
+    try:
+        yield temporary
+        kept = commits is not None
+    except OSError as error:
+        if isinstance(error, DataError) or error.errno not in DISK_FULL:
+            raise
+        raise write_error(folder, error) from error
+    finally:
+        if not kept:
+            OPEN.discard(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def mark_of(folder: Path) -> tuple[int, int]:
+    """Tells one ``done.json`` from another; zeros where there is none."""
+    try:
+        found = os.stat(folder / DONE)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def move_in(temporary: Path, folder: Path, names: Sequence[str], before: tuple[int, int]) -> None:
+    """A whole folder takes an item's place; one that is in the way is moved away whole.
+
+    Two writers of one item, whose results may differ in their last digits, would otherwise leave
+    files of both under the record of one.
+
+    Parameters
+    ----------
+    names : of the files, without ``done.json``.
+    before : `mark_of` when the work began; a finished item that came since stays.
+    """
+    for name in (*names, DONE):
+        _sync(temporary / name)
+    for inner in {temporary, *((temporary / name).parent for name in names)}:
+        with contextlib.suppress(OSError):  # some network file systems do not sync folders
+            _sync(inner)
+    for attempt in range(_TRIES):
+        try:
+            os.rename(temporary, folder)
+            break
+        except OSError as error:
+            # ENOENT: a file server did it, and was asked again since its answer was lost
+            if error.errno not in (*_IN_THE_WAY, errno.ENOENT) or attempt == _TRIES - 1:
+                raise
+            if mark_of(folder) != before and is_sealed(folder, "size"):
+                break  # also where another worker was faster
+            if error.errno == errno.ENOENT:
+                raise
+        old = _name_beside(folder)
+        try:
+            os.rename(folder, old)
+        except FileNotFoundError:
+            continue  # another worker moved it first
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_files(temporary, folder, names)
+            break
+        shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        _sync(folder.parent)
+
+
 def touch_open_folders() -> None:
-    """Date the folders that items of this process are being written into as of now.
+    """Date what this process is writing as of now; called with every heartbeat of a worker.
 
     Another machine takes a folder that is long unchanged for that of a dead writer, and an item may
-    compute for hours before its first file. Called with every heartbeat of a worker.
+    compute for hours before its first file.
     """
-    for folder in tuple(_OPEN):
-        with contextlib.suppress(OSError):
-            os.utime(folder)
+    touch_open()
 
 
 def failure_in(folder: Path) -> dict[str, Any] | None:
@@ -256,6 +351,21 @@ def canonical(value: Any) -> bytes:
     """JSON that is the same for equal values: sorted keys, plain types, NaN by name."""
     text = json.dumps(plain(value, nan=True), sort_keys=True, separators=(",", ":"))
     return text.encode("ascii")
+
+
+def _name_beside(folder: Path) -> Path:
+    mark = f"{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+    return folder.with_name(f"{TEMPORARY_PREFIX}{mark}")
+
+
+def _move_files(temporary: Path, folder: Path, names: Sequence[str]) -> None:
+    """Where folders cannot be renamed, as in the layers of a container: file by file."""
+    (folder / DONE).unlink(missing_ok=True)  # first: what is half new is not done
+    for name in (*names, DONE):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary / name, target)
+    (folder / "failed.json").unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
