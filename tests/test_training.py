@@ -108,6 +108,22 @@ def test_batches_follow_from_seed_stage_and_step():
     assert rows() != rows(step=10)  # the same place in the next epoch
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"steps": -5}, "steps is -5; expected at least 1"),
+        ({"steps": 5, "batch_size": 0}, "batch_size is 0"),
+        ({"steps": 5, "accumulate": 0}, "accumulate is 0"),
+        ({"steps": 5, "checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"steps": 5, "learning_rate": 0.0}, "learning_rate is 0"),
+        ({"steps": 5, "learning_rate": math.nan}, "learning_rate is nan"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_anything_is_made(wrong, says):
+    with pytest.raises(UsageError, match=says):
+        TrainingSettings(**wrong)
+
+
 def test_learning_rate_end_points():
     settings = TrainingSettings(steps=110, warmup=10, learning_rate=0.5)
     rates = [learning_rate_at(step, settings) for step in range(111)]
@@ -239,10 +255,8 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(bad):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "nothing to train"),
-        ({"n_items": 0}, "nothing to train"),
+        ({"n_items": 0}, "0 items: nothing to train on"),
         ({"accumulate": 5}, "batch of 4 cannot be accumulated from 5"),
-        ({"accumulate": 0}, "accumulated from 0"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

@@ -41,7 +41,7 @@ LEAST_FEATURES = 8  # of a stage whose profile over features is correlated by "a
 _TINY = 1e-12
 
 
-def checked_metric(metric: str, features: int) -> str:
+def checked_metric(metric: str, features: int = LEAST_FEATURES) -> str:
     """The metric by name; "auto" is the correlation of profiles, or for few features feature_r.
 
     Raises

@@ -31,6 +31,7 @@ from neurodiff.analysis.attribution_maps import BrainMap, brain_maps, write_maps
 from neurodiff.analysis.attribution_pictures import picture, template
 from neurodiff.analysis.attribution_problem import MethodResult, Problem
 from neurodiff.analysis.attribution_regions import regions_of
+from neurodiff.analysis.attribution_statistics import checked_metric
 from neurodiff.analysis.attribution_views import interactive
 from neurodiff.analysis.ceilings import ceiling_text
 from neurodiff.analysis.ceilings import ceilings as ceilings_of
@@ -123,6 +124,7 @@ def attribute_run(
             opened, target, rois, methods=methods, seed=seed, more=more, progress=progress
         )
     methods = checked_methods(DEFAULT if methods is None else methods)  # before the data are read
+    checked_metric(metric)
     source, own = chosen_source(own_source(opened), more.data, more.root, more.subject)
     recording, stimuli = source.open(progress)
     test = regions_of(trials_of(recording, "test") if own else recording, rois)

@@ -125,7 +125,7 @@ def page_html(
         overview=_overview(data),
         sections=[_section(result, data, shown) for result in data.results],
         truth=_truth(data),
-        ceilings=None if data.ceilings is None else _table(data.ceilings),
+        ceilings=None if data.ceilings is None else _table(_ceilings(data.ceilings)),
         numbers=_script_json(to_json(data)),
     )
 
@@ -338,6 +338,16 @@ def _truth(data: PageData) -> dict[str, Any] | None:
         }
     )
     return {"detection": _table(named), "areas": _table(data.truth)}
+
+
+def _ceilings(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with one row for what is available in no region, instead of one a region."""
+    lacks = table["note"].str.startswith("not available")
+    same = ["subject", "kind", "note"]
+    none = lacks.groupby([table[name] for name in same]).transform("all")
+    shown = table[~(none & table.duplicated(same))].copy()
+    shown.loc[none[shown.index], "roi"] = ""
+    return shown
 
 
 def _table(table: pd.DataFrame) -> dict[str, Any]:

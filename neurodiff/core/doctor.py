@@ -41,7 +41,7 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.status:<8} {self.name:<16} {self.value}"
+        line = f"{self.status:<8} {self.name:<18} {self.value}"
         return f"{line}\n{'':<9}{self.advice}" if self.advice else line
 
 

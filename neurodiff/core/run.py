@@ -146,6 +146,12 @@ class Run:
                 f"{folder} is not a run (it has no run.json); give a folder that `neurodiff fit` "
                 "or `neurodiff demo` printed"
             )
+        for name in ("recipe.yaml", "inputs.json"):
+            if not (folder / name).is_file():
+                raise MissingDataError(
+                    f"{folder} has a run.json and no {name}: the run was copied in part; copy it "
+                    "whole, or fit again"
+                )
         return cls(folder)
 
     @staticmethod

@@ -64,6 +64,13 @@ class TrainingSettings:
     precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_every: int = 100
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate is {self.learning_rate:g}; expected a number above 0")
+
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     """Linear warm-up, then down to the end as ``settings.decay`` says; ``step`` counts from 0."""
@@ -134,9 +141,9 @@ def train(
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    if n_items < 1 or settings.steps < 1:
-        raise UsageError(f"{stage}: {n_items} items and {settings.steps} steps: nothing to train")
-    if not 1 <= settings.accumulate <= settings.batch_size:
+    if n_items < 1:
+        raise UsageError(f"{stage}: {n_items} items: nothing to train on")
+    if settings.accumulate > settings.batch_size:
         raise UsageError(
             f"{stage}: a batch of {settings.batch_size} cannot be accumulated from "
             f"{settings.accumulate} parts; accumulate must lie between 1 and batch_size"
