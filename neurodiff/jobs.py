@@ -78,6 +78,7 @@ def plan(
         samples=samples,
     )
     planned = task_of(task).plan(opened, dict(settings or {}), chosen)
+    chosen.require_known()
     rows = [row_of(item, extra) for item, extra in planned.items]
     kind = planned.items[0][0].task if planned.items else task
     manifest = write_manifest(opened, task, kind, planned.settings, planned.digests, rows)

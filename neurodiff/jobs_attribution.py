@@ -54,6 +54,7 @@ class Attribute:
 
     def plan(self, run: Run, settings: Mapping[str, Any], chosen: Selection) -> Planned:
         from neurodiff.analysis import attribution
+        from neurodiff.analysis.attribution_statistics import METRICS
 
         full = known_settings(self.name, settings, self.DEFAULTS)
         whole_number(full, "draws")
@@ -67,7 +68,15 @@ class Attribute:
                     f"{suggest(method, known)}"
                 )
         full["methods"] = methods
+        chosen.require_one_sample(self.name)
+        metric = full["metric"]
+        if metric != "auto" and metric not in METRICS:
+            raise UsageError(
+                f"there is no metric {metric!r}; expected auto, {', '.join(METRICS)}."
+                f"{suggest(metric, METRICS)}"
+            )
         state = self.prepare(run, full, Path)
+        _require_regions(state.recording, full["rois"])
         items = []
         for subject in dict.fromkeys(map(str, state.recording.trials["subject"])):
             for method in methods:
@@ -157,6 +166,18 @@ def _shown(pipe: Any, stimuli: Any, source: Any, recording: Recording) -> Any:
 
     ids = recording.trials["stimulus"]
     return Embeddings(pipe, stimuli, source.bank(list(dict.fromkeys(ids)), SILENT), ids)
+
+
+def _require_regions(recording: Recording, names: list[str] | None) -> None:
+    """UsageError for a region that the recording does not have: once, not by each item."""
+    own = list(recording.rois)
+    if not own:
+        raise UsageError("the recording names no region, so that there is nothing to attribute to")
+    if missing := [name for name in names or () if name not in own]:
+        raise UsageError(
+            f"rois: the recording has no region {missing[0]!r}; it has {', '.join(own)}."
+            f"{suggest(missing[0], own)}"
+        )
 
 
 def _of_subject(recording: Recording, subject: str) -> Recording:

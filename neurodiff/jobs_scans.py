@@ -44,6 +44,7 @@ class Encode:
         full = known_settings(self.name, settings, self.DEFAULTS)
         if kinds.pipeline_of_run(run.folder) != kinds.SCANS:
             raise UsageError("a run of recordings has no scans to encode; its task is reconstruct")
+        chosen.require_one_sample(self.name)
         state = self.prepare(run, full, Path)
         items = []
         for number, scan in enumerate(state.scans.ids):

@@ -31,13 +31,36 @@ class Selection:
     subjects: Collection[str] | None = None
     stimuli: Collection[str] | None = None
     samples: int = 1
+    met: tuple[dict[str, None], dict[str, None]] = field(
+        default_factory=lambda: ({}, {}), repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise UsageError(f"samples is {self.samples}; expected at least 1")
 
+    def require_known(self) -> None:
+        """UsageError for a name that is asked for and that no item has, after all were asked for by
+        `wants`: without it a misspelt one of several would be left out silently."""
+        for kind, asked, known in zip(
+            ("subject", "stimulus"), (self.subjects, self.stimuli), self.met, strict=True
+        ):
+            if unknown := sorted(set(asked or ()) - set(known)):
+                there = list(known)
+                more = f" and {len(there) - 8} more" if len(there) > 8 else ""
+                raise UsageError(
+                    f"there is no {kind} {unknown[0]!r} to do; there are "
+                    f"{', '.join(there[:8]) or 'none'}{more}.{suggest(unknown[0], there)}"
+                )
+
+    def require_one_sample(self, task: str) -> None:
+        """UsageError where several samples are asked of a task whose items have one."""
+        if self.samples != 1:
+            raise UsageError(f"samples is {self.samples}; an item of {task} has one sample")
+
     def wants(self, subject: object, stimulus: object) -> bool:
         """Whether the item of this subject and stimulus is asked for."""
+        self.met[0][str(subject)] = self.met[1][str(stimulus)] = None
         return (self.subjects is None or str(subject) in self.subjects) and (
             self.stimuli is None or str(stimulus) in self.stimuli
         )

@@ -80,7 +80,7 @@ def test_only_what_is_asked_for(run):
     assert [(r.stimulus, r.sample) for r in made.rows] == [
         ("item-00003", 0), ("item-00003", 1), ("item-00005", 0), ("item-00005", 1),
     ]  # fmt: skip
-    with pytest.raises(UsageError, match="nothing to do"):
+    with pytest.raises(UsageError, match="no subject 'nobody' to do; there are rehearsal"):
         jobs.plan(run, "rehearsal", subjects=["nobody"], settings=QUICK)
     with pytest.raises(UsageError, match=r"no task 'recontruct'.*Did you mean 'reconstruct'"):
         jobs.plan(run, "recontruct")

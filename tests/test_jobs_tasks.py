@@ -174,6 +174,18 @@ def test_attribution_is_an_item_a_subject_and_method(run):
 
     with pytest.raises(UsageError, match=r"no method 'shapely'.*Did you mean 'shapley'"):
         jobs.plan(run, "attribute", settings={"methods": ["shapely"]})
+    before = sorted(path.name for path in run.folder.iterdir())
+    for wrong, said in (
+        ({"settings": {"rois": "V1,LO9"}}, r"no region 'LO9'; it has .*V1.*Did you mean 'LO1'"),
+        ({"settings": {"metric": "correlate"}}, r"no metric 'correlate'.*'correlation'"),
+        ({"subjects": ["nobody"]}, r"no subject 'nobody' to do; there are "),
+        ({"stimuli": ["encoding", "nothing"], "settings": {"methods": "encoding"}}, "'nothing'"),
+        ({"samples": 2}, "an item of attribute has one sample"),
+        ({"samples": 0}, "samples is 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            jobs.plan(run, "attribute", **wrong)
+    assert sorted(path.name for path in run.folder.iterdir()) == before  # nothing was written
     methods = ["leave_one_out:permuted", "encoding"]
     settings = {"methods": ",".join(methods), "rois": ["V1", "LO1"], "draws": 20}
     manifest = jobs.plan(run, "attribute", settings=settings)

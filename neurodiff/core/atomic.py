@@ -32,7 +32,7 @@ _MARK = (
 _OURS = re.compile(_MARK)
 _OURS_ALL = re.compile(rf"^(?:{re.sub(r'P<[a-z]+>', ':', _MARK)})+")
 _LONGEST = 255  # bytes of a name of a file
-#: What this process is writing: dated anew by `touch_open`, so that nobody takes it for left behind.
+#: What this process is writing; dated anew by `touch_open`, lest others take it for left behind.
 OPEN: set[Path] = set()
 #: Numbers such as 1e-4, which YAML 1.1 takes for text and YAML 1.2 for what they are.
 YAML_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
