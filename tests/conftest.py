@@ -7,8 +7,10 @@ The import hook has to be in place before the first import of a checked package,
 counts before numpy and torch start their pools: both happen here, at import.
 """
 
+import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,12 @@ CHECKED_PACKAGES = [
     "neurodiff.geometry",
     "neurodiff.metrics",
     "neurodiff.models",
+]
+
+#: the fit whose run several files ask for
+TINY_FIT = [
+    *("fit", "mind3d_tiny", "--data", "simulated_tiny"),
+    *("-s", "tokenizer.training.steps=20", "-s", "mesh.threshold=0.15"),
 ]
 
 jaxtyping.install_import_hook(CHECKED_PACKAGES, "beartype.beartype")
@@ -71,6 +79,57 @@ def repository() -> Path:
 def session_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One temporary folder for the whole session, for what is costly to make and only read."""
     return tmp_path_factory.mktemp("session")
+
+
+def _made_once(place: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that one worker makes and the others wait for; nobody changes it afterwards."""
+    with open(place.with_name(f"{place.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            making = place.with_name(f"{place.name}.making")
+            shutil.rmtree(making, ignore_errors=True)
+            make(making)
+            making.rename(place)
+    return place
+
+
+def _command(*arguments: Any) -> str:
+    """What a command of neurodiff prints; it must succeed."""
+    from typer.testing import CliRunner
+
+    from neurodiff.cli import app
+
+    result = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="neurodiff")
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that copies a run of `TINY_FIT` into a folder, and returns the copy.
+
+    The run is fitted once for all workers, and decoded and scored once where ``decoded=True``. What
+    the fit printed stands beside the copy, in ``printed.txt``.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def fit(place: Path) -> None:
+        printed = _command(*TINY_FIT, "--out", place)
+        (place / "printed.txt").write_text(printed, encoding="utf-8")
+
+    def decode(place: Path) -> None:
+        folder = copy(place)
+        _command("reconstruct", folder)
+        _command("evaluate", folder)
+
+    def copy(out: Path, *, decoded: bool = False) -> Path:
+        fitted = _made_once(shared / "tiny-fitted", fit)
+        source = _made_once(shared / "tiny-decoded", decode) if decoded else fitted
+        shutil.copytree(source, out, dirs_exist_ok=True)
+        return next(out.glob("mind3d_tiny-*"))
+
+    return copy
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from neurodiff.analysis.attribution_verbs import (
 )
 from neurodiff.analysis.ceilings import ceilings
 from neurodiff.analysis.sources import Source
-from neurodiff.cli import app as whole
 from neurodiff.cli_attribution import app
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import MaskSpace, Recording, SubSpace
@@ -320,12 +319,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_on_a_run_of_mind3d(session_tmp):
-    """From fit to page, as a user types it; a second call computes nothing again."""
-    quick = ["-s", "tokenizer.training.steps=20", "-s", "mesh.threshold=0.15"]
-    runs = session_tmp / "attribution_runs"
-    fitted = call(whole, "fit", "mind3d_tiny", "--data", "simulated_tiny", *quick, "--out", runs)
-    folder = fitted.stdout.splitlines()[-1]
+def test_the_command_on_a_run_of_mind3d(tiny_runs, tmp_path):
+    """From a fitted run to page, as a user types it; a second call computes nothing again."""
+    folder = str(tiny_runs(tmp_path))
     ask = [
         folder, "--rois", "V1,FFC,MT,LO1", "--methods", "leave_one_out,encoding", "--draws", 29,
         "--no-views", "--task", "objects",

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from neurodiff.analysis import benchmark_data, benchmark_sections, run_report
 from neurodiff.analysis import benchmark_report as module
@@ -26,7 +25,6 @@ from neurodiff.analysis.benchmark_report import (
 )
 from neurodiff.analysis.report import Report
 from neurodiff.analysis.report_diff import diff_reports
-from neurodiff.cli import app
 from neurodiff.core.errors import MissingDataError, UsageError
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import read_json, write_json
@@ -35,8 +33,6 @@ from neurodiff.datasets.simulated.opening import open_simulated
 pytestmark = pytest.mark.slow  # fits a tiny model
 
 SECTIONS = ("identity", "data", "weights", "numbers", "uncertainty", "published", "checklists")
-FIT = ["fit", "mind3d_tiny", "--data", "simulated_tiny", "-s", "tokenizer.training.steps=20"]
-FIT += ["-s", "mesh.threshold=0.15"]
 
 
 class Addresses(HTMLParser):
@@ -74,14 +70,9 @@ def few():
 
 
 @pytest.fixture(scope="module")
-def decoded(tmp_path_factory):
+def decoded(tiny_runs, tmp_path_factory):
     """A run that is fitted, decoded and scored."""
-    out = tmp_path_factory.mktemp("runs")
-    for words in ([*FIT, "--out", str(out)], ["reconstruct"], ["evaluate"]):
-        command = words if len(words) > 1 else [*words, str(next(out.iterdir()))]
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 0, result.output
-    return Run.open(next(out.iterdir()))
+    return Run.open(tiny_runs(tmp_path_factory.mktemp("runs"), decoded=True))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ from neurodiff.jobs_worker import do_item, do_items, work
 
 pytestmark = pytest.mark.slow  # fits tiny models
 
-QUICK = ["tokenizer.training.steps=20", "mesh.threshold=0.15"]
-
 
 def _load(name):
     path = Path(__file__).parent / f"{name}.py"
@@ -41,9 +39,8 @@ def copy_of(run, folder):
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("objects")
-    return Run.open(verbs.fit("mind3d_tiny", QUICK, out, "simulated_tiny", None, None, 0, False))
+def fitted(tiny_runs, tmp_path_factory):
+    return Run.open(tiny_runs(tmp_path_factory.mktemp("objects")))
 
 
 @pytest.fixture(scope="module")

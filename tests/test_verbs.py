@@ -34,19 +34,17 @@ def call(*arguments, code=0):
 
 
 @pytest.fixture(scope="session")
-def fresh(session_tmp):
+def fresh(tiny_runs, session_tmp):
     """A run that is fitted, and what the command printed."""
-    printed = call(*FIT, "--out", session_tmp / "runs").stdout
-    return Run.open(printed.splitlines()[-1]), printed
+    folder = tiny_runs(session_tmp / "runs")
+    return Run.open(folder), (folder.parent / "printed.txt").read_text()
 
 
 @pytest.fixture(scope="session")
-def decoded(fresh, session_tmp):
+def decoded(tiny_runs, session_tmp):
     """A copy of it with its test trials decoded and scored."""
-    folder = shutil.copytree(fresh[0].folder, session_tmp / "decoded")
-    call("reconstruct", folder)
-    call("evaluate", folder)
-    return Run.open(folder)
+    made = tiny_runs(session_tmp / "runs-decoded", decoded=True)
+    return Run.open(made.rename(session_tmp / "decoded"))
 
 
 @pytest.fixture
