@@ -1,8 +1,9 @@
 """Calibration of attribution methods: false alarms and intervals where nothing is to be found.
 
     python benchmarks/attribution_null.py [--quick] [--subjects 1000] [--neighbour 200]
-        [--train 100] [--test 100] [--draws 499] [--fwhm 2.3 6.0] [--areas LO1 LO2 LO3]
-        [--methods ...] [--pattern-draws 99] [--metric correlation] [--seed 0] [--out FOLDER]
+        [--train 100] [--test 100] [--neighbour-trials 150] [--draws 499] [--fwhm 2.3 6.0]
+        [--areas LO1 LO2 LO3] [--methods ...] [--pattern-draws 99] [--metric correlation]
+        [--seed 0] [--out FOLDER]
 
 First table: null subjects, in whom no area carries anything; a ridge is fitted to noise. Each
 subject counts once, with an area that goes round, so that the counts are binomial: rejections at
@@ -11,7 +12,8 @@ Further tables: subjects with two loaded areas and three empty ones, of which VM
 loaded ones, VMV2 one, and MT none, under noise of the fitted smoothness and of a greater one: share
 of subjects in which the empty area is found, by each method and by each claim
 (`attribution_claims`). Leave-one-out may find an empty neighbour under very smooth noise: the
-decoder subtracts the loaded area's noise by it, so the loss is real. The claim may not.
+decoder subtracts the loaded area's noise by it, so the loss is real (with 100 training trials its
+penalty is too large for that, with 150 not). The claim may not.
 
 With 499 or 99 draws p can be exactly 0.05 and 0.01. Finished parts lie in the folder of --out; the
 same command goes on from there. The table so far is printed after every tenth part. --quick is a
@@ -147,13 +149,13 @@ def tell_nulls(table: pd.DataFrame, count: int, options: argparse.Namespace) -> 
     print(calibration(one_area_each(table)).round(4).to_string(index=False), flush=True)
 
 
-def tell_neighbours(table: pd.DataFrame, count: int, fwhm: float) -> None:
+def tell_neighbours(table: pd.DataFrame, count: int, fwhm: float, trials: int) -> None:
     from neurodiff.analysis.attribution_calibration import calibration
     from neurodiff.analysis.attribution_claims import MEANING
 
     print(
-        f"\nsimulated; {count} subjects with two loaded areas, noise of {fwhm} mm; rejections of "
-        "empty areas at 0.05 and 0.01"
+        f"\nsimulated; {count} subjects with two loaded areas, noise of {fwhm} mm, {trials} "
+        "training and test trials; rejections of empty areas at 0.05 and 0.01"
     )
     empty = table[table["roi"].isin(EMPTY)]
     named = empty.assign(method=empty["method"] + ", " + empty["roi"], low=float("nan"))
@@ -179,6 +181,7 @@ def main() -> None:
     parser.add_argument("--neighbour", type=int)
     parser.add_argument("--train", type=int, default=100)
     parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--neighbour-trials", type=int, default=150, help="training and test")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--metric", default="correlation")
     parser.add_argument("--draws", type=int, default=499)
@@ -197,10 +200,12 @@ def main() -> None:
     if subjects:
         told = lambda table, n: tell_nulls(table, n, options)  # noqa: E731
         told(in_parts(null_maker(options), "null-subjects", subjects, options, told), subjects)
+    near = argparse.Namespace(**vars(options))
+    near.train = near.test = options.neighbour_trials
     for fwhm in options.fwhm if neighbours else []:
-        told = lambda table, n, mm=fwhm: tell_neighbours(table, n, mm)  # noqa: E731
+        told = lambda table, n, mm=fwhm: tell_neighbours(table, n, mm, near.train)  # noqa: E731
         make = neighbour_maker(options, fwhm)
-        told(in_parts(make, f"neighbours-{fwhm}mm", neighbours, options, told), neighbours)
+        told(in_parts(make, f"neighbours-{fwhm}mm", neighbours, near, told), neighbours)
 
 
 def same_settings(options: argparse.Namespace) -> None:

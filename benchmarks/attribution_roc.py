@@ -2,7 +2,7 @@
 
     python benchmarks/attribution_roc.py [--quick] [--levels 0.003 0.01 0.03 0.1 0.3]
         [--shared-levels 0.1] [--subjects 2] [--train 400] [--test 300] [--metric correlation]
-        [--methods ...] [--samples 16] [--draws 49] [--seed 0] [--out FOLDER]
+        [--methods ...] [--samples 16] [--draws 199] [--seed 0] [--out FOLDER]
 
 Simulated subjects on the real visual cortex, a ridge from responses to features. Design "own": 16
 of 31 areas carry a block of features each, 15 carry nothing. The level is the median single-trial
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--metric", default="correlation")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--samples", type=int, default=16, help="orders for Shapley values")
-    parser.add_argument("--draws", type=int, default=49)
+    parser.add_argument("--draws", type=int, default=199)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
