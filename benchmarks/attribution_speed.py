@@ -1,18 +1,21 @@
 """Seconds of attributing 30 regions by three methods on 300 trials of MinD-3D.
 
     python benchmarks/attribution_speed.py [--model DIR] [--regions 30] [--trials 300] [--threads 2]
+                                           [--meshes 24] [--gradients]
 
 The pipeline is that of `mind3d_demo`, hardly trained, because speed does not ask what was learned
 (or `--model`, a folder of `save_pretrained`); its trials are those of the demo's simulated subject.
 Leave-one-out and region-alone ask both stages (the anchor is linear, the bridge is not), Shapley
 values the anchor. "asked anew" is the baseline of the linear stage: the same conditions by
 predicting from changed responses, without parts that are added up.
-With `--meshes N`, leave-one-out through the whole pipeline for N trials too.
+With `--meshes N`, leave-one-out through the whole pipeline for N trials too; with `--gradients`,
+integrated gradients of the bridge. The machine's load is printed, because wall time is of that too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--meshes", type=int, default=0)
     parser.add_argument("--matched", type=int, default=20)
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--anchor-only", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
@@ -88,6 +92,11 @@ def main() -> None:
         began, cpu = time.monotonic(), time.process_time()
         run_method(problem, "reconstruction", trials=asked.meshes)
         told(f"leave one out, {asked.meshes} meshes", began, cpu)
+        print(f"{'all, with meshes':34}{time.monotonic() - total:8.1f}")
+    if asked.gradients:
+        began, cpu = time.monotonic(), time.process_time()
+        run_method(problem, "integrated_gradients", stages=("bridge",))
+        told("integrated gradients, bridge", began, cpu)
 
 
 def anew(problem, conditions: Conditions, mask: np.ndarray) -> np.ndarray:
@@ -99,7 +108,8 @@ def anew(problem, conditions: Conditions, mask: np.ndarray) -> np.ndarray:
 
 def told(name: str, began: float, cpu: float, repeats: int = 1) -> None:
     wall, used = time.monotonic() - began, time.process_time() - cpu
-    print(f"{name:34}{wall / repeats:8.2f}{used / repeats:8.2f}", flush=True)
+    load = os.getloadavg()[0]
+    print(f"{name:34}{wall / repeats:8.2f}{used / repeats:8.2f}   load {load:.1f}", flush=True)
 
 
 if __name__ == "__main__":

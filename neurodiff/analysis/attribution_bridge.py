@@ -24,12 +24,13 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from neurodiff.bridges.prior import BridgeDenoiser
+from neurodiff.bridges.prior import with_anchor
 from neurodiff.core.errors import UsageError
 from neurodiff.core.seeds import item_seed, torch_generator
 from neurodiff.diffusion.grids import trailing
 from neurodiff.diffusion.paths import Level
 from neurodiff.diffusion.solvers import DDIM
+from neurodiff.models.feature_bridge_walk import BridgeWalk
 from neurodiff.pipelines.brain_input import frames_at_test
 from neurodiff.pipelines.mind3d import MinD3D
 from neurodiff.pipelines.mind3d_fitting import renormed
@@ -315,22 +316,20 @@ def rest_of_the_way(pipe: MinD3D, embedded: Tensor, anchor: Tensor, noise: Tenso
     assert networks is not None
     tokens = networks.tokens_of_embedded(embedded.flatten(0, 1), settings.frames)
     anchors = anchor if settings.anchor == "ridge" else None
-    denoiser = BridgeDenoiser(networks.prior_network)
-    prepared, anchors = denoiser.prepare((tokens, anchors))
     n, _, candidates, d = noise.shape
-    if candidates > 1:
-        prepared = prepared.repeat(candidates)
-    draws = iter(noise.to(tokens).unbind(1))
+    prepared = networks.prior_network.prepare(with_anchor(tokens, anchors)).repeat(candidates)
+    grid, solver = trailing(pipe.path, settings.steps), DDIM(settings.eta)
+    times = [int(level.t) for level in grid[:-1]]
+    walk, draws = BridgeWalk(networks.prior_network, prepared, times), iter(noise.unbind(1))
+    added = 0 if anchors is None else anchors.repeat_interleave(candidates, dim=0)
 
     def fresh() -> Tensor:
-        return next(draws).reshape(n * candidates, d)
-
-    grid, solver = trailing(pipe.path, settings.steps), DDIM(settings.eta)
-    x = grid[0].sigma * fresh()
+        return next(draws).to(tokens).reshape(n * candidates, d)
 
     def denoise(at: Tensor, level: Level) -> Tensor:
-        return denoiser(at, level, (prepared, anchors))
+        return walk.step(at, times.index(int(level.t))) + added
 
+    x = grid[0].sigma * fresh()
     for a, b in pairwise(grid):
         x = solver.step(x, a, b, denoise, fresh, {})
     drawn = x.reshape(n, candidates, d)
