@@ -1,7 +1,10 @@
 """A diffusion autoencoder of voxels: LDAE's graph without an autoencoder below it.
 
-The ruler of LDAE's throughput and quality.  A trunk predicts the noise of the volume itself, the
-slice encoder gives a semantic code, and a second decoder shifts the score by it, as in LDAE.  Where
+The baseline of LDAE's throughput (benchmarks/ldae_throughput.py); it was trained for plumbing only,
+and no figure here says how good its reconstructions could be.
+
+A trunk predicts the noise of the volume itself, the slice encoder gives a semantic code, and a
+second decoder shifts the score by it, as in LDAE.  Where
 LDAE's autoencoder halves three times, the U-Net here has three more levels, so that its coarsest
 features have about the places of LDAE's; widths are chosen so that the parameters are about as
 many.  No weights and no sizes of the published voxel baseline are known: it is of the same class,

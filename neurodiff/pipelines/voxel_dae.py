@@ -1,4 +1,7 @@
-"""A diffusion autoencoder of voxels, as the baseline of LDAE: same walks, same losses, no latents.
+"""A diffusion autoencoder of voxels: the baseline of LDAE's throughput.
+
+The same walks and losses without latents.  It was never trained to quality in this project, so that
+its scores are no comparison of methods.
 
     scan -> slice encoder -> semantic code
     scan --- the walks of `ldae_sampling`, on voxels ---> noise;  code, noise -> scan
