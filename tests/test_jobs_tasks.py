@@ -176,7 +176,7 @@ def test_attribution_is_an_item_a_subject_and_method(run):
         jobs.plan(run, "attribute", settings={"methods": ["shapely"]})
     before = sorted(path.name for path in run.folder.iterdir())
     for wrong, said in (
-        ({"settings": {"rois": "V1,LO9"}}, r"no region 'LO9'; it has .*V1.*Did you mean 'LO1'"),
+        ({"settings": {"rois": "V1,LO9"}}, r"no region 'LO9'; it has .*V1.*Did you mean 'LO"),
         ({"settings": {"metric": "correlate"}}, r"no metric 'correlate'.*'correlation'"),
         ({"subjects": ["nobody"]}, r"no subject 'nobody' to do; there are "),
         ({"stimuli": ["encoding", "nothing"], "settings": {"methods": "encoding"}}, "'nothing'"),
