@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import importlib.resources
 import json
 import os
 import typing
@@ -155,10 +154,8 @@ def _shared_folders(kind: str) -> list[Path]:
     folders = []
     if (package.parent / "pyproject.toml").is_file():
         folders.append(package.parent / kind)
-    try:
-        folders.append(Path(str(importlib.resources.files(f"neurodiff.shared.{kind}"))))
-    except ModuleNotFoundError:
-        folders.append(package / "shared" / kind)
+    # as installed; not by importlib.resources, whose answer for a folder of no code is no path
+    folders.append(package / "shared" / kind)
     return [folder for folder in folders if folder.is_dir()]
 
 
