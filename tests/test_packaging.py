@@ -139,6 +139,24 @@ def test_wheel_carries_the_cards(repository, tmp_path):
     }
     assert cards, "the repository has no card"
     assert cards | modules | templates | {"neurodiff/py.typed"} <= names
+    # and from there they are found, with no repository around
+    place = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(place)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from neurodiff.core.config import find_shared\n"
+        "print(find_shared('datasets', 'simulated_tiny'))\n"
+        "print(find_shared('pipelines', 'mind3d_tiny'))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(place)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert all(line.startswith(str(place)) for line in found.stdout.split()), found.stdout
     tops = {name.split("/")[0] for name in names}
     assert all(top == "neurodiff" or top.endswith(".dist-info") for top in tops), tops
     licences = {name.rsplit("/", 1)[-1] for name in names if "/licenses/" in name}

@@ -6,7 +6,7 @@ against a test set.
 
     exact_pairs      equal keys
     hash_pairs       64-bit DCT hashes, few bits apart: recompressed, resized, slightly changed
-    crop_pairs       a picture that is a window of another one (at least 60 % of each side)
+    crop_pairs       a picture that is a window of another one (at least 40 % of each side)
     cosine_pairs     feature vectors of nearly the same direction
     nearby_pairs     descriptors that differ by little in every entry, see `shape_descriptors`
 
@@ -27,9 +27,14 @@ SIDE = 64  # of a thumbnail, pixels
 _INNER = 32  # samples of a window along each side, of which the lowest frequencies are kept
 _LOW = 8
 _BLOCK = 2**16  # hashes compared at a time: they stay in the cache
-WINDOW_SIDES = (0.95, 0.88, 0.81, 0.74, 0.67, 0.6)
-WINDOW_STEP = 0.07  # of the picture's side, at most
+WINDOW_SIDES = (0.95, 0.88, 0.81, 0.74, 0.67, 0.6, 0.54, 0.485, 0.435)
+WINDOW_STEP = 0.07  # of the picture's side, at most; of sides below 0.6 less, in proportion
 _ALIKE = 0.7  # correlation of low frequencies that a proposed window has at least
+_SMALL = (
+    0.6  # side of a window below which more is asked for: so little of a picture is less its own
+)
+_SMALL_ALIKE, _SMALL_LEAST = 0.8, 0.96
+_HOPEFUL = 0.75  # correlation after the coarse search below which the fine one is left out
 _FLAT = 1.0  # SD in grey levels below which a picture has no pattern to compare
 
 
@@ -116,7 +121,8 @@ def windows() -> list[tuple[float, float, float]]:
     """(top, left, side) of the windows in which `crop_pairs` looks, as shares of the picture."""
     found = []
     for side in WINDOW_SIDES:
-        places = np.linspace(0, 1 - side, int(np.ceil((1 - side) / WINDOW_STEP)) + 1)
+        step = WINDOW_STEP * min(1.0, side / 0.6)
+        places = np.linspace(0, 1 - side, int(np.ceil((1 - side) / step)) + 1)
         found += [(float(top), float(left), side) for top in places for left in places]
     return found
 
@@ -130,16 +136,16 @@ def crop_pairs(
 ) -> Pairs:
     """Pairs in which a picture of ``crops`` is a window of a picture of ``whole``.
 
-    Hashes of 139 windows of each whole picture propose pairs, of which those with other low
+    Hashes of 510 windows of each whole picture propose pairs, of which those with other low
     frequencies are dropped; a proposal counts where the crop and the best of the windows around
     correlate by at least ``least`` over 32 x 32 samples.
-    Found are crops that keep at least 60 % of both sides, and their aspect ratio within about
+    Found are crops that keep at least 40 % of both sides, and their aspect ratio within about
     5 %; smaller ones need feature vectors and `cosine_pairs`.
 
     Parameters
     ----------
     most : bits of 64 by which the hash of a proposed window may differ.
-    least : correlation of grey levels, -1 to 1.
+    least : correlation of grey levels, -1 to 1; below 60 % of a side 0.96 at least.
 
     Returns
     -------
@@ -155,17 +161,19 @@ def crop_pairs(
         near = hash_pairs(_hash_of(coefficients), hashes, most)
         keep = np.flatnonzero(~empty[near.first] & ~flat[near.second])
         own = _patterns(coefficients)
+        asked = _SMALL_ALIKE if window[2] < _SMALL else _ALIKE
         for start in range(0, len(keep), 2**14):
             part = keep[start : start + 2**14]
             first, second = near.first[part], near.second[part]
             alike = np.einsum("pk,pk->p", own[first], patterns[second])
             for i, j, value in zip(*map(np.ndarray.tolist, (first, second, alike)), strict=True):
-                if value >= _ALIKE and value > proposed.get((i, j), (0.0,))[0]:
+                if value >= asked and value > proposed.get((i, j), (0.0,))[0]:
                     proposed[i, j] = (value, window)
     kept = []
     for (i, j), (_, window) in proposed.items():
-        value = _best_correlation(whole[i], crops[j], window)
-        if value >= least:
+        enough = max(least, _SMALL_LEAST) if window[2] < _SMALL else least
+        value = _best_correlation(whole[i], crops[j], window, enough)
+        if value >= enough:
             kept.append((i, j, value))
     kept.sort()
     array = np.array(kept, np.float64).reshape(-1, 3)
@@ -298,13 +306,20 @@ def _patterns(coefficients: np.ndarray) -> np.ndarray:
 
 
 def _best_correlation(
-    whole: np.ndarray, crop: np.ndarray, window: tuple[float, float, float]
+    whole: np.ndarray, crop: np.ndarray, window: tuple[float, float, float], least: float
 ) -> float:
-    """Correlation of a crop with the best window around one; coarse steps, then fine ones."""
+    """Correlation of a crop with the best window around one; coarse steps, then fine ones.
+
+    What is not alike after the coarse steps is given up, and what is, but less than ``least``, is
+    searched a second time from where the first search ended: a step in side or place alone may
+    not have led there.
+    """
     shrink = _area(SIDE, _INNER, 0.0, 1.0)
     target = _unit(shrink @ crop @ shrink.T)
     best, at = -1.0, window
-    for step in (0.03, 0.012, 0.005):
+    for step in (0.03, 0.012, 0.005, 0.02, 0.008, 0.003):
+        if best >= max(least, 0.99) or (step == 0.02 and best >= least):
+            break
         top, left, side = at
         for share in (side - step, side, side + step):
             if not 0 < share <= 1:
@@ -319,6 +334,8 @@ def _best_correlation(
                 value = float((_unit(cuts[r, c]) * target).sum())
                 if value > best:
                     best, at = value, (tops[r], lefts[c], share)
+        if best < min(_HOPEFUL, least):
+            break
     return best
 
 
