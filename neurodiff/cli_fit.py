@@ -105,9 +105,7 @@ def fit(
                 "--device": None if device == "cpu" else device,
             },
         )
-        if kind == kinds.SCANS and strict:
-            raise UsageError("--strict audits recordings; a cohort of scans is split by subject")
-        show(fit_images(*place, **leaks) if kind == kinds.IMAGES else fit_cohort(*place))
+        show((fit_images if kind == kinds.IMAGES else fit_cohort)(*place, **leaks))
         return
     if strict and (is_stage(recipe) or subjects is not None):
         raise UsageError(

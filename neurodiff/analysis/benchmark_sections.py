@@ -37,6 +37,7 @@ from neurodiff.analysis.benchmark_uncertainty import (
 )
 from neurodiff.analysis.checklists import NAMES, facts_of, filled, read_checklist
 from neurodiff.analysis.figures import format_number
+from neurodiff.analysis.leakage_run import KEY
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
@@ -110,7 +111,7 @@ def benchmark_of(
         progress.say(f"gathering {name}")
         opened = open_run_data(run, progress)
         records[name] = record_of(run, opened)
-        leaks[name] = leaks_of(opened, statistics_of(run) or None)
+        leaks[name] = leaks_of(opened, statistics_of(run) or None, run.info.get(KEY))
         if strict and leaks[name].errors:
             raise UsageError(f"{name}: {leaks[name].text}; and --strict is on")
         ceilings[name] = noise_ceilings(opened)

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurodiff.analysis.fit_steps import folder_of_fit, is_fitted, require_named
+from neurodiff.analysis.leakage_run import remember_audit
+from neurodiff.analysis.leakage_scans import audit_scans_before_fit
+from neurodiff.analysis.leakage_strictness import LENIENT, Strictness
 from neurodiff.analysis.sources import Source
 from neurodiff.analysis.splits import remember
 from neurodiff.core.cohort import Cohort
@@ -38,8 +41,12 @@ def fit_cohort(
     subject: int | str | None,
     seed: int,
     dry_run: bool,
+    *,
+    leaks: Strictness = LENIENT,
 ) -> Path | str:
     """Fit a recipe to the training people of a cohort; returns the run's folder.
+
+    What the other people's scans share with the training is said before, see `leakage_scans`.
 
     The same command finds its run again and goes on; the fitted model is in its folder ``model``,
     and the run remembers who was in which part.
@@ -48,7 +55,8 @@ def fit_cohort(
     ------
     UsageError : recipe, data set or one of their settings is not known; too few people.
     MissingDataError : a network that the recipe names is not there, or no scan is.
-    DataError : a table that cannot be, scans that cannot be prepared, disk full.
+    DataError : a table that cannot be, scans that cannot be prepared, disk full; under ``strict``,
+        a leak that is not allowed.
     """
     from neurodiff.pipelines.ldae import LDAE
     from neurodiff.pipelines.ldae_cost import plan_text
@@ -68,6 +76,7 @@ def fit_cohort(
         progress.say(line)
     if dry_run:
         return plan_text(settings, parts["train"])
+    report = audit_scans_before_fit(parts, leaks, progress=progress)
     inputs: dict[str, Any] = {
         "data": source.name,
         "cohort": cohort.fingerprint(),
@@ -85,6 +94,7 @@ def fit_cohort(
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, parts["train"].subjects, ())
+    remember_audit(run, report)
     run.info["parts"] = {name: part.subjects for name, part in parts.items()}
     run.touch()
     progress.say(f"run folder: {folder}")
