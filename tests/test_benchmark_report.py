@@ -15,7 +15,7 @@ import pytest
 
 from neurodiff.analysis import benchmark_data, benchmark_sections, run_report
 from neurodiff.analysis import benchmark_report as module
-from neurodiff.analysis.benchmark_data import Leaks, leaks_of
+from neurodiff.analysis.benchmark_data import Leaks, leaks_of, leaks_of_run
 from neurodiff.analysis.benchmark_record import PARTS, record_of
 from neurodiff.analysis.benchmark_report import (
     BenchmarkReport,
@@ -164,7 +164,7 @@ def test_floors_leaks_published_and_checklists_are_there(written, decoded):
     assert {row[ours] for row in published["rows"]} == {"not comparable"}
     assert len(tables["checklists"]) == 3
     text = written[0]
-    assert "not known to the run: fill in" in text
+    assert "to be filled in by the authors" in text
     assert "not a certificate" in text
 
 
@@ -235,7 +235,7 @@ def test_hostile_words_stay_words(alone):
 def test_a_leak_is_an_error_where_it_is_to_be_one(decoded, tmp_path, monkeypatch):
     table = pd.DataFrame({"check": ["stimulus in both"], "found": [1], "verdict": ["LEAK"]})
     leaks = Leaks(table, "By hand.", ("1 of 12 stimulus in both",))
-    monkeypatch.setattr(benchmark_sections, "leaks_of", lambda opened, steps: leaks)
+    monkeypatch.setattr(benchmark_sections, "leaks_of_run", lambda run, opened, progress: leaks)
     with pytest.raises(UsageError, match="1 of 12 stimulus in both; and --strict"):
         benchmark_page([decoded], tmp_path / "page.html", strict=True)
 
@@ -266,8 +266,33 @@ def test_data_that_are_gone_are_said_to_be_gone(decoded, tmp_path):
     write_json(folder / "run.json", info)
     numbers = benchmark_report([folder]).to_json()["benchmark"]
     assert "does not say where" in numbers["records"]["run"]["data"]["counts"]
+    # what was checked before the fit is still known, and the page says that it is from there
+    [title] = [name for name in numbers["tables"]["data"] if name.startswith("Is the test in")]
+    found = leaks_of_run(Run.open(folder), "gone")
+    assert found.note == "Not checked: gone. By the audit before the fit."
+    assert len(found.table) == len(numbers["tables"]["data"][title]["rows"])
+    info.pop("leakage")
+    write_json(folder / "run.json", info)
+    numbers = benchmark_report([folder]).to_json()["benchmark"]
     assert any("Not checked" in note for note in numbers["notes"]["data"])
     assert any("does not say where" in note for note in numbers["notes"]["replay"])
+
+
+def test_checks_made_before_the_fit_alone_are_taken_from_there(decoded):
+    run = Run.open(decoded.folder)
+    opened = benchmark_data.open_run_data(run)
+    before = json.loads(json.dumps(run.info["leakage"]))
+    for one in before["checks"]:
+        if one["kind"] == "crop":  # as a fit with --strict --allow crop leaves it
+            one |= {"severity": "error", "count": 2, "of": 12, "examples": ["a = b"]}
+    run.info["leakage"] = before
+    found = leaks_of_run(run, opened)
+    row = found.table.set_index("check").loc["crop"]
+    assert (row["severity"], row["count"], row["examples"]) == ("error", 2, "a = b")
+    assert found.errors == ("2 of 12: crop",)
+    assert "crop: as found before the fit" in found.note
+    run.info.pop("leakage")
+    assert leaks_of_run(run, opened).errors == ()
 
 
 def test_numbers_alone_make_a_page_again(alone):

@@ -15,7 +15,7 @@ from neurodiff.analysis.checklists import (
 from neurodiff.core.errors import UsageError
 from neurodiff.core.run import Run
 
-NUMBERS = {"checklist_claim": 44, "checklist_tripod_ai": 52, "checklist_cobidas": 40}
+NUMBERS = {"checklist_claim": 44, "checklist_tripod_ai": 52, "checklist_cobidas": 43}
 SETTINGS = {"name": "tiny", "bridge": {"training": {"steps": 7, "batch_size": 4}}}
 
 
@@ -31,6 +31,8 @@ def test_each_checklist_has_its_items_and_is_called_an_aid(name):
     checklist = read_checklist(name)
     assert len(checklist.items) == NUMBERS[name]
     assert "not a certificate" in checklist.about
+    assert "Version: " in checklist.about  # and how far its numbers can be relied on
+    assert "before you submit" in checklist.about
     assert checklist.reference
     assert any(not item.fact for item in checklist.items)  # what no run can know
 
@@ -57,6 +59,9 @@ def test_what_the_run_knows_is_filled_in_and_the_rest_is_left_open(record):
     assert by.loc["44", "answer"] == UNKNOWN
     assert by.loc["37", "answer"] == UNKNOWN
     assert by.loc["25", "answer"] == "bridge 7 steps x 4"
+    assert by.loc["25", "source"] == "run: settings of the training"
+    assert set(by.loc[by["answer"] == UNKNOWN, "source"]) == {"authors"}
+    assert by["source"].str.startswith("run: ").sum() == by["known"].sum()
     assert by["known"].sum() == (by["answer"] != UNKNOWN).sum()
     more = facts_of({"run": record}, {"results": "CD 1.5"})
     again = filled(read_checklist("checklist_claim"), more).set_index("item")

@@ -117,7 +117,8 @@ def test_the_environment_of_a_replay_is_clean(run, monkeypatch):
     assert "PYTHONPATH" not in clean_environment(run, own_code=False)
 
 
-def test_a_virtual_environment_is_built_from_constraints(run, tmp_path):
+def test_a_virtual_environment_is_built_from_constraints(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_ARGS", "--extra-index-url 'file:///a b'")
     called = []
 
     def runner(command, environment, folder):
@@ -131,6 +132,12 @@ def test_a_virtual_environment_is_built_from_constraints(run, tmp_path):
         verify_run(run, out=tmp_path / "new", venv=constraints, runner=runner)
     assert called[0][0][:3] == [sys.executable, "-m", "venv"]
     assert called[1][0][-3:-1] == ["-c", str(constraints.resolve())]
+    assert called[1][0][5:7] == ["--extra-index-url", "file:///a b"]
+    sources = tmp_path / "new" / "sources"  # a copy: no build is left among the repository's files
+    assert called[1][0][-1] == str(sources)
+    assert (sources / "pyproject.toml").is_file()
+    assert (sources / "datasets" / "simulated_tiny.yaml").is_file()
+    assert not list(sources.rglob("__pycache__"))
     python = called[2][0][0]
     assert python.startswith(str(tmp_path / "new" / "venv"))
     assert called[1][0][0] == python

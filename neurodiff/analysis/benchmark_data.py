@@ -116,23 +116,14 @@ class Leaks(NamedTuple):
         return f"LEAK: {'; '.join(self.errors)}" if self.errors else "No leak was found"
 
 
-def leaks_of(
-    opened: Opened | str,
-    preprocessing: Mapping[str, str] | None = None,
-    kept: Mapping[str, Any] | None = None,
-) -> Leaks:
+def leaks_of(opened: Opened | str, preprocessing: Mapping[str, str] | None = None) -> Leaks:
     """What of the test is in the training, by the audit of `neurodiff.analysis.leakage`.
 
     ``preprocessing`` says of which trials a step's statistics are, as the audit takes it.
 
     Where the audit cannot be had, by the checks that a table of trials can answer: same stimulus,
-    same run, same person. Where there is no recording, as for a cohort of scans, ``kept`` is the
-    audit that the run remembers of its fit.
+    same run, same person.
     """
-    if isinstance(opened, str) and kept is not None:
-        report = importlib.import_module("neurodiff.analysis.leakage").LeakageReport.from_json(kept)
-        note = "By the audit that was made before the model was fitted."
-        return Leaks(report.table, note, tuple(map(_said, report.errors)))
     if isinstance(opened, str):
         return Leaks(pd.DataFrame(), f"Not checked: {opened}.")
     recording, stimuli = opened
@@ -160,6 +151,36 @@ def leaks_of(
     return Leaks(table, note, errors)
 
 
+def leaks_of_run(run: Run, opened: Opened | str, progress: Progress = SILENT) -> Leaks:
+    """As `leaks_of`, with what the fit found: checks that are not made here, such as those of
+    pictures and meshes, are taken from the audit before the fit. Scans are read and compared; a
+    model of several people has the audit of all of them.
+    """
+    if pipeline_of_run(run.folder) == SCANS:
+        return _leaks_of_scans(run, progress)
+    made = _made_before(run)
+    if made is not None and "subjects" in run.inputs:
+        return made
+    found = leaks_of(opened, statistics_of(run) or None)
+    if made is None:
+        return found
+    if not len(found.table):
+        return Leaks(made.table, f"{found.note} {made.note}", made.errors)
+    if list(found.table.columns) != list(made.table.columns):
+        return found
+    rows = found.table.set_index("check")
+    before = made.table.set_index("check")
+    lost = [name for name in rows.index if rows.loc[name, "severity"] == "not checked"]
+    lost = [name for name in lost if name in before.index]
+    lost = [name for name in lost if before.loc[name, "severity"] != "not checked"]
+    if not lost:
+        return found
+    rows.loc[lost] = before.loc[lost]
+    more = [e for e in made.errors if any(e.endswith(f": {name}") for name in lost)]
+    note = f"{found.note} {', '.join(lost)}: as found before the fit."
+    return Leaks(rows.reset_index(), note, (*found.errors, *more))
+
+
 def noise_ceilings(opened: Opened | str) -> tuple[pd.DataFrame, str]:
     """Noise ceilings of the recording as a table, or "not available" and why."""
     if isinstance(opened, str):
@@ -168,9 +189,13 @@ def noise_ceilings(opened: Opened | str) -> tuple[pd.DataFrame, str]:
     if not hasattr(module, "ceilings"):
         return pd.DataFrame(), module.ceiling_text(opened[0])
     try:
-        return module.ceilings(opened[0]), ""
+        table = module.ceilings(opened[0])
     except NeurodiffError as error:
         return pd.DataFrame(), f"noise ceilings: {NOT_AVAILABLE}: {error}"
+    reasons = list(dict.fromkeys(table["note"].astype(str)))
+    if table["median"].isna().all() and len(reasons) == 1:  # one sentence says it of all regions
+        return pd.DataFrame(), f"noise ceilings of all {len(table)} regions: {reasons[0]}"
+    return table, ""
 
 
 def statistics_of(run: Run) -> dict[str, str]:
@@ -235,6 +260,32 @@ def repeats_text(counts: dict[str, Any]) -> str:
     histogram = counts.get("stimuli by repeats") or {}
     ordered = sorted(histogram.items(), key=lambda item: -item[1])
     return ", ".join(f"{n} x {times}" for times, n in ordered) or NOT_AVAILABLE
+
+
+def _made_before(run: Run) -> Leaks | None:
+    """The audit before the fit, as the run keeps it."""
+    from neurodiff.analysis.leakage import LeakageReport
+    from neurodiff.analysis.leakage_run import KEY
+
+    if KEY not in run.info:
+        return None
+    report = LeakageReport.from_json(run.info[KEY])
+    errors = tuple(map(_said, report.errors))
+    return Leaks(report.table, "By the audit before the fit.", errors)
+
+
+def _leaks_of_scans(run: Run, progress: Progress) -> Leaks:
+    from neurodiff.analysis.ldae_run import parts_of_run
+    from neurodiff.analysis.leakage_scans import audit_scans
+
+    try:
+        report = audit_scans(parts_of_run(run), scans=True, progress=progress)
+    except NeurodiffError as error:
+        made = _made_before(run)
+        why = f"The scans were not compared: {error}."
+        return Leaks(pd.DataFrame(), why) if made is None else made._replace(note=why)
+    errors = tuple(map(_said, report.errors))
+    return Leaks(report.table, "By the audit of `neurodiff.analysis.leakage_scans`.", errors)
 
 
 def _said(error: Any) -> str:

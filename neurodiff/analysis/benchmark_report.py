@@ -21,6 +21,7 @@ import pandas as pd
 from neurodiff.analysis.benchmark_sections import Benchmark, Section, benchmark_of
 from neurodiff.analysis.figures import format_number
 from neurodiff.analysis.kinds import IMAGES, SCANS, pipeline_of_run
+from neurodiff.analysis.leakage_run import TITLE
 from neurodiff.analysis.page import script_json
 from neurodiff.analysis.report import Pair, Report, ReportData
 from neurodiff.core.atomic import atomic_write, plain, write_json
@@ -135,7 +136,9 @@ def benchmark_report(
     [kind] = kinds
     data = _pipeline_page(kind, opened, progress)
     benchmark = benchmark_of(opened, notes=data.notes, strict=strict, progress=progress)
-    data = replace(data, title=f"Benchmark. {data.title}", provenance={})
+    # the section about data and leaks has the audit; the page of the pipeline need not repeat it
+    own = [one for one in data.tables if not one[0].startswith(TITLE)]
+    data = replace(data, title=f"Benchmark. {data.title}", provenance={}, tables=own)
     return BenchmarkReport(data, benchmark)
 
 

@@ -14,11 +14,10 @@ from neurodiff.analysis.benchmark_bottleneck import bottleneck_facts, bottleneck
 from neurodiff.analysis.benchmark_data import (
     Leaks,
     effective_dimension,
-    leaks_of,
+    leaks_of_run,
     noise_ceilings,
     open_run_data,
     repeats_text,
-    statistics_of,
 )
 from neurodiff.analysis.benchmark_published import published_rows
 from neurodiff.analysis.benchmark_record import record_of
@@ -37,7 +36,6 @@ from neurodiff.analysis.benchmark_uncertainty import (
 )
 from neurodiff.analysis.checklists import NAMES, facts_of, filled, read_checklist
 from neurodiff.analysis.figures import format_number
-from neurodiff.analysis.leakage_run import KEY
 from neurodiff.core.errors import UsageError
 from neurodiff.core.progress import SILENT, Progress
 from neurodiff.core.run import Run
@@ -111,7 +109,7 @@ def benchmark_of(
         progress.say(f"gathering {name}")
         opened = open_run_data(run, progress)
         records[name] = record_of(run, opened)
-        leaks[name] = leaks_of(opened, statistics_of(run) or None, run.info.get(KEY))
+        leaks[name] = leaks_of_run(run, opened, progress)
         if strict and leaks[name].errors:
             raise UsageError(f"{name}: {leaks[name].text}; and --strict is on")
         ceilings[name] = noise_ceilings(opened)

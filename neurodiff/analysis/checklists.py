@@ -18,8 +18,9 @@ from neurodiff.core.config import load
 from neurodiff.core.errors import UsageError
 
 NAMES = ("checklist_cobidas", "checklist_claim", "checklist_tripod_ai")
-UNKNOWN = "not known to the run: fill in"
-COLUMNS = ("item", "section", "asks", "answer", "known")
+UNKNOWN = "to be filled in by the authors"
+AUTHORS = "authors"
+COLUMNS = ("item", "section", "asks", "answer", "source", "known")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,16 @@ def read_checklist(name: str) -> Checklist:
 
 
 def filled(checklist: Checklist, facts: Mapping[str, str]) -> pd.DataFrame:
-    """The items with their answers, in the columns `COLUMNS`."""
+    """The items with their answers, in the columns `COLUMNS`.
+
+    ``source`` is what of the run answers, "run: ...", or "authors", also where the run could know
+    and does not.
+    """
     rows = []
     for item in checklist.items:
         answer = facts.get(item.fact, "")
-        rows.append((item.id, item.section, item.topic, answer or UNKNOWN, bool(answer)))
+        source = f"run: {FACTS[item.fact]}" if answer else AUTHORS
+        rows.append((item.id, item.section, item.topic, answer or UNKNOWN, source, bool(answer)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

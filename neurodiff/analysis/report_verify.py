@@ -12,6 +12,7 @@ What is compared, and when it counts:
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from neurodiff.analysis.benchmark_scores import per_stimulus, tidy_scores
 from neurodiff.core.environment import VARIABLES
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
 from neurodiff.core.progress import SILENT, Progress
+from neurodiff.core.provenance import package_version
 from neurodiff.core.run import Run
 from neurodiff.core.safe_io import write_json
 
@@ -40,6 +42,12 @@ SAME, WITHIN, OTHER = "same", "within tolerance", "DIFFERS"
 #: What a clean environment keeps of the caller's: where things are, never how to compute.
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 KEPT_PREFIXES = ("NEURODIFF_", "XDG_", "CUDA_HOME")
+
+#: What a wheel is built from.
+SOURCES = (
+    "pyproject.toml", "README.md", "LICENSE", "NOTICE", "neurodiff", "analysis", "datasets",
+    "pipelines",
+)  # fmt: skip
 
 From = Literal["fit", "reconstruct", "evaluate"]
 Runner = Callable[[Sequence[str], Mapping[str, str], Path], "subprocess.CompletedProcess[str]"]
@@ -108,8 +116,10 @@ def verify_run(
         also the items.
     rtol, atol : of the mean of each condition and metric.
     exact : different bytes count as well.
-    venv : a constraints file: the replay runs in a new virtual environment with those versions.
-        Without it, this interpreter starts a new process with a clean environment.
+    venv : a constraints file: the replay runs in a new virtual environment with those versions,
+        and with this package installed from a copy of its sources. Options of pip, such as an index
+        of your own, are taken from the variable PIP_ARGS, as by the Makefile. Without a file, this
+        interpreter starts a new process with a clean environment.
     weights : folder of the networks that the evaluation needs.
     runner : stands in for ``subprocess.run`` in tests.
 
@@ -243,17 +253,31 @@ def _interpreter(
     place = folder / "venv"
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     progress.say(f"building a virtual environment from {constraints.name}")
-    source = Path(__file__).resolve().parents[2]
-    what = str(source) if (source / "pyproject.toml").is_file() else "neurodiff"
-    for command in (
-        [sys.executable, "-m", "venv", str(place)],
-        [str(python), "-m", "pip", "install", "-q", "-c", str(constraints.resolve()), what],
-    ):
+    options = shlex.split(os.environ.get("PIP_ARGS", ""))
+    pip = [str(python), "-m", "pip", "install", "-q", *options, "-c", str(constraints.resolve())]
+    for command in ([sys.executable, "-m", "venv", str(place)], [*pip, _sources(folder)]):
         done = runner(command, os.environ, folder)
         if done.returncode:
             last = (done.stderr.strip() or "no output").splitlines()[-1]
             raise NeurodiffError(f"the virtual environment was not built: {last}")
     return python, f"a new virtual environment with the versions of {constraints.name}"
+
+
+def _sources(folder: Path) -> str:
+    """What pip is to install: a copy of this package's sources, so that nothing is built among them
+    and nothing of an earlier build is taken along; the released package where there are none."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / "pyproject.toml").is_file():
+        return f"neurodiff=={package_version()}"
+    copy = folder / "sources"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in SOURCES:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, copy / name, ignore=ignored)
+        elif (source / name).is_file():
+            copy.mkdir(exist_ok=True)
+            shutil.copy2(source / name, copy / name)
+    return str(copy)
 
 
 def _empty(folder: Path) -> Path:

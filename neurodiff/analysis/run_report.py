@@ -8,6 +8,7 @@ picture that was shown beside what came out, and no claim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,11 @@ def report_data(runs: Sequence[Run], progress: Progress = SILENT) -> ReportData:
                         f"{label} was named with --data: whether its objects were among those of "
                         "training is not known here."
                     )
-                pairs += _pairs(scored, scores[known], stimuli, progress)
+                made = _pairs(scored, scores[known], stimuli, progress)
+                if len(runs) > 1:
+                    where = f"{run.folder.name}, seed {run.seed}"
+                    made = [replace(one, caption=f"{one.caption} ({where})") for one in made]
+                pairs += made
             if blind:
                 headline.append(
                     f"{label}: {len(blind)} recordings without a mesh of the stimulus went through "
@@ -255,11 +260,13 @@ def _pairs(
     chosen = _chosen(scores["CD"].to_numpy(float))
     truths = true_meshes(stimuli, [stored[k].result.stimulus for k in chosen])
     names = [str(name) for name in scores if is_metric(str(name))]
+    several = any(one.result.sample for one in stored)
     pairs = []
     for k in progress.over(list(chosen), "pictures"):
         result = stored[k].result
         stimulus, truth = stimuli[result.stimulus], truths[result.stimulus]
         again = f", repeat {result.repeat}" if result.repeat > 1 else ""
+        again += f", sample {result.sample + 1}" if several else ""
         pairs.append(
             Pair(
                 stimulus=result.stimulus,
