@@ -20,7 +20,7 @@ from neurodiff.cli_ct import ct_app
 from neurodiff.cli_decode import evaluate, reconstruct
 from neurodiff.cli_fit import fit
 from neurodiff.cli_options import Root, Seed, Subject, show, subject_of, told
-from neurodiff.cli_prepare import prepare
+from neurodiff.cli_prepare import prepare, unpack
 from neurodiff.cli_report import figures, report_app
 from neurodiff.cli_scans import app as scans_app
 from neurodiff.cli_weights import weights_app
@@ -131,7 +131,7 @@ def check(
 
 
 # The help lists commands in the order in which they are added: that of a study.
-for verb in (prepare, fit, reconstruct, evaluate, figures):
+for verb in (unpack, prepare, fit, reconstruct, evaluate, figures):
     app.command()(verb)
 
 

@@ -144,20 +144,42 @@ def evaluate(
         typer.Option(
             "--weights",
             metavar="DIR",
-            help="Folder of the networks' weights; for objects with --full.",
+            help="Folder of the networks' weights; for objects with --full; for brain scans, "
+            "those of an LPIPS.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Score this model of brain scans, e.g. published weights, on --data; RUN is made.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME", help="Scans; with --model alone.")
+    ] = None,
+    root: Root = None,
 ) -> None:
     """Score the reconstructions of a run beside chance, baselines and ceiling."""
     from neurodiff.analysis import kinds
 
+    if model is not None:
+        from neurodiff.analysis.ldae_run import evaluate_model
+
+        if full or protocol != "neurodiff-1":
+            raise UsageError("--full and --protocol are not for a model of brain scans")
+        show(evaluate_model(model, run, data, root, perceptual=weights))
+        return
+    if data is not None or root is not None:
+        raise UsageError("--data and --root go with --model; a run knows its own data")
     if kinds.pipeline_of_run(run) == kinds.SCANS:
         from neurodiff.analysis.ldae_run import evaluate_cohort_run
         from neurodiff.core.run import Run
 
-        if full or weights is not None or protocol != "neurodiff-1":
-            raise UsageError("--full, --weights and --protocol are not for a run of ldae")
-        show(evaluate_cohort_run(Run.open(run)))
+        if full or protocol != "neurodiff-1":
+            raise UsageError("--full and --protocol are not for a run of ldae")
+        show(evaluate_cohort_run(Run.open(run), weights))
         return
     if kinds.pipeline_of_run(run) == kinds.IMAGES:
         from neurodiff.analysis.image_verbs import evaluate_image_run

@@ -108,3 +108,19 @@ def prepare(
             progress=Progress.to_stdout(),
         )
     )
+
+
+def unpack(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A zip or tar file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
+    limit_gb: Annotated[
+        float, typer.Option("--limit", min=0.001, help="GiB that its files may take.")
+    ] = 50.0,
+) -> None:
+    """Unpack an archive of a data set or of weights; nothing in it can lead out of the folder.
+
+    Links, devices and absolute names are refused; all of it is unpacked, or nothing.
+    """
+    from neurodiff.core.safe_archives import extract_archive
+
+    typer.echo(str(extract_archive(archive, out, limit=int(limit_gb * 2**30))))

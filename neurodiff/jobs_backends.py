@@ -116,6 +116,7 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
     head = sbatch_lines(site)
     inner = [
         "python" if site.container else sys.executable,
+        "-P",  # not from the folder that one happens to stand in, which may be one of data
         "-m",
         "neurodiff.jobs_worker",
         str(manifest.run_folder.resolve()),
@@ -138,7 +139,7 @@ def script_text(manifest: Manifest, shards: int, site: Site) -> str:
             "#!/bin/bash",
             f"#SBATCH --job-name={manifest.name}",
             f"#SBATCH --array=0-{shards - 1}%{min(shards, site.at_once)}",
-            f"#SBATCH --output={logs}/%A_%a.out",
+            f"#SBATCH --output={_in_sbatch(str(logs).replace('%', '%%') + '/%A_%a.out')}",
             *head,
             "# LSF: bsub -J 'x[1-N]'; SGE: qsub -t 1-N; PBS: qsub -J 0-(N-1)",
             "k=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-}}",
@@ -186,8 +187,20 @@ def sbatch_lines(site: Site) -> list[str]:
         "open-mode": "append",
         **site.more,
     }
-    lines = [f"#SBATCH --{name}={value}" for name, value in given.items() if value is not None]
+    lines = [
+        f"#SBATCH --{name}={_in_sbatch(value)}"
+        for name, value in given.items()
+        if value is not None
+    ]
     return [*lines, "#SBATCH --requeue"]
+
+
+def _in_sbatch(value: object) -> str:
+    """A value as sbatch reads it in a line of a script: within quotes where it has a space."""
+    text = str(value)
+    if any(sign in text for sign in '"\n\r'):
+        raise UsageError(f"{text!r} cannot stand in a script of sbatch: it has quotes or line ends")
+    return f'"{text}"' if any(sign in text for sign in " \t#'") else text
 
 
 def _start(
@@ -197,6 +210,7 @@ def _start(
     logs.mkdir(exist_ok=True)
     command: Sequence[str] = [
         sys.executable,
+        "-P",  # not from the folder that one happens to stand in, which may be one of data
         "-m",
         "neurodiff.jobs_worker",
         str(manifest.run_folder),
@@ -213,6 +227,8 @@ def _start(
     with open(logs / f"shard-{k}-of-{n}.log", "ab") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            # a worker here must not ask Slurm to start the job again in which a person works
+            env={name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"},
             # Ctrl-C goes to the parent, which asks its workers to stop one item later
             start_new_session=True,
         )  # fmt: skip

@@ -8,12 +8,13 @@ tells what is done. The state of jobs is asked for as people ask: `squeue` and `
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,37 @@ def submit_calls(calls: Sequence[Any], logs: Path, name: str, site: Site) -> lis
     executor = submitit.SlurmExecutor(folder=str(logs), max_num_timeout=1000)
     executor.update_parameters(**slurm_parameters(name, site))
     try:
-        with executor.batch():
+        with _outside_an_allocation(), executor.batch():
             jobs = [executor.submit(call) for call in calls]
         return [job.job_id for job in jobs]
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         text = str(error).strip().splitlines()
+        said = text[-1] if text else str(error)
+        many = any(word in str(error) for word in ("job array", "MaxSubmit", "MaxArraySize"))
         raise UsageError(
-            f"Slurm refused the job: {text[-1] if text else error}; check the site profile"
+            f"Slurm refused the job: {said}; "
+            + (
+                f"{len(calls)} tasks may be too many: give fewer --shards"
+                if many
+                else "check the site profile"
+            )
         ) from None
+
+
+@contextlib.contextmanager
+def _outside_an_allocation() -> Iterator[None]:
+    """Without what Slurm tells of the job that one stands in: sbatch would pass it on to the tasks.
+
+    Where the cluster is stays known.
+    """
+    kept = {"SLURM_CONF", "SLURM_CLUSTERS"}
+    inner = {n: v for n, v in os.environ.items() if n.startswith("SLURM_") and n not in kept}
+    for name in inner:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inner)
 
 
 def slurm_parameters(name: str, site: Site) -> dict[str, Any]:
@@ -108,7 +132,7 @@ def slurm_parameters(name: str, site: Site) -> dict[str, Any]:
         "cpus_per_task": site.cpus,
         "time": site.minutes,
         "array_parallelism": site.at_once,
-        "setup": list(site.setup) or None,
+        "setup": ["export PYTHONSAFEPATH=1", *site.setup],
         "signal_delay_s": SIGNAL_DELAY,
         "stderr_to_stdout": True,
         "wckey": "neurodiff",

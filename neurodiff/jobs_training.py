@@ -34,7 +34,7 @@ def training_command(arguments: Sequence[str], processes: int = 1) -> list[str]:
 
     Examples
     --------
-    >>> training_command(["ldae_demo", "--out", "runs"], 2)[1:6]
+    >>> training_command(["ldae_demo", "--out", "runs"], 2)[2:7]
     ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2']
 
     Raises
@@ -58,7 +58,7 @@ def launcher(processes: int) -> list[str]:
     if processes < 1:
         raise UsageError(f"processes is {processes}; give at least 1")
     if processes == 1:
-        return [sys.executable]
+        return [sys.executable, "-P"]
     how = {
         "num_processes": str(processes),
         "num_machines": "1",
@@ -68,7 +68,7 @@ def launcher(processes: int) -> list[str]:
         "main_process_port": "0",  # any that is free
     }
     options = [part for name, value in how.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *options]
+    return [sys.executable, "-P", "-m", "accelerate.commands.launch", "--multi_gpu", *options]
 
 
 def run_training(command: Sequence[str], *, stop: Stop | None = None, restarts: int = 0) -> int:
@@ -147,7 +147,7 @@ def submit_training(
     profile, command = site or Site(), training_command(arguments, processes)
     if on == "script":
         line = " ".join(shlex.quote(part) for part in command)
-        inner = f"{shlex.quote(sys.executable)} -m neurodiff.jobs_training {line}"
+        inner = f"{shlex.quote(sys.executable)} -P -m neurodiff.jobs_training {line}"
         head = [f"#SBATCH --job-name=fit-{Path(arguments[0]).stem}", *sbatch_lines(profile)]
         return "\n".join(["#!/bin/bash", *head, *profile.setup, f"exec {inner}", ""])
     if on == "slurm":

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from nibabel.cifti2 import BrainModelAxis
 from nibabel.gifti import GiftiDataArray, GiftiImage
+from scipy.sparse import csr_array
 
 from neurodiff.analysis import attribution_pictures
 from neurodiff.analysis.attribution_files import placed
@@ -18,7 +19,7 @@ from neurodiff.analysis.attribution_maps import BrainMap, write_maps
 from neurodiff.analysis.attribution_pictures import picture
 from neurodiff.analysis.attribution_surfaces import sides_of, words_of
 from neurodiff.analysis.category_searchlight import category_searchlight
-from neurodiff.analysis.neighbourhoods import BOTH, SURFACE, kind_of, neighbourhoods
+from neurodiff.analysis.neighbourhoods import BOTH, SURFACE, kind_of, neighbourhoods, surface_discs
 from neurodiff.analysis.searchlight import searchlight
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import Recording
@@ -309,7 +310,11 @@ def test_discs_and_balls_of_grayordinates_do_not_mix():
     vertices = space.cortical()[1]
     cortex = load_visual_cortex()
     columns = np.searchsorted(cortex.grayordinates, vertices)
-    expected = neighbourhoods(SubSpace(FlatMapSpace(), columns), 4.0)
+    # paths stay within these 240 vertices
+    edges = cortex.neighbours[columns][:, columns].tocoo()
+    places = cortex.midthickness[columns]
+    mm = np.linalg.norm(places[edges.row] - places[edges.col], axis=1)
+    expected = surface_discs(csr_array((mm, (edges.row, edges.col)), shape=edges.shape), 4.0)
     np.testing.assert_array_equal(near[:240, :240].toarray(), expected.toarray())
     part = SubSpace(space, np.arange(200, 300))
     np.testing.assert_array_equal(

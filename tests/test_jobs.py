@@ -409,7 +409,7 @@ def test_the_script_is_shell_and_asks_for_what_the_site_says(run):
                  "mail-type=END"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in text
     assert "\nmodule load cuda\n" in text
-    assert f"--bind {run.folder} '/images/n d.sif' python -m neurodiff.jobs_worker" in text
+    assert f"--bind {run.folder} '/images/n d.sif' python -P -m neurodiff.jobs_worker" in text
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     with pytest.raises(UsageError, match="at least 15"):
         Site(minutes=5)

@@ -151,7 +151,9 @@ def test_a_checkpoint_with_a_slip_of_the_disk_is_passed_over(tmp_path):
 
 def test_the_command_and_the_script():
     one = training_command(["ldae_demo", "--out", "runs"])
-    assert one == [sys.executable, "-m", "neurodiff.cli", "fit", "ldae_demo", "--out", "runs"]
+    assert one == [
+        *(sys.executable, "-P", "-m", "neurodiff.cli", "fit"), *("ldae_demo", "--out", "runs"),
+    ]  # fmt: skip
     two = training_command(["ldae_demo"], 4)
     assert two[two.index("--num_processes") + 1] == "4"
     assert two[two.index("--max_restarts") + 1] == "0"

@@ -237,7 +237,7 @@ def test_recipes_load_and_name_what_they_need():
         ("protocol=ldae-2024", "expected"),
         ("trunk.latent_scale=0.0", "latent_scale is 0.0"),
         ("sampling.steps=1000", "steps is 1000"),
-        ("trunk.training.accumulate=0", "trunk.training.accumulate is 0"),
+        ("trunk.training.accumulate=0", "trunk.training: accumulate is 0"),
         ("preparation={shape: [24, 32, 32]}", "preparation.shape is"),
         ("semantic.stored=int8", "expected"),
     ],
@@ -267,7 +267,7 @@ def test_prepare_takes_what_is_on_the_grid(pipe):
     for bad, message in (
         (scan((24, 32, 20)), r"scan 7 has 1 channels of \(24, 32, 20\)"),
         (scan(fill=np.nan), "scan 7 hold NaN"),
-        (scan(fill=7.0), r"values from .* to 7; the model reads 0 to 1"),
+        (scan(fill=7.0), r"values from .* to 7, and the model reads 0 to 1"),
     ):
         with pytest.raises(DataError, match=message):
             pipe.prepare(bad)

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from neurodiff.analysis import demo_ldae, kinds
-from neurodiff.analysis.ldae_fit import fit_cohort
+from neurodiff.analysis.benchmark_data import leaks_of
+from neurodiff.analysis.ldae_fit import fit_cohort, parts_of
 from neurodiff.analysis.ldae_scans import Walk
 from neurodiff.analysis.ldae_verbs import (
     decode_codes,
@@ -20,6 +21,7 @@ from neurodiff.analysis.ldae_verbs import (
     encode_cohort,
     interpolate_scans,
 )
+from neurodiff.analysis.leakage_strictness import Strictness
 from neurodiff.cli import app
 from neurodiff.core.code_table import read_codes
 from neurodiff.core.errors import DataError, NeurodiffError, UsageError
@@ -74,6 +76,27 @@ def test_a_fit_deals_people_once_and_is_not_repeated(run, scans, capsys):
     assert "fitted before" in capsys.readouterr().out
     assert kinds.pipeline_of("ldae_tiny") == kinds.pipeline_of_run(run) == kinds.SCANS
     assert kinds.pipeline_of_model(run) == kinds.SCANS
+
+
+def test_a_fit_remembers_what_the_test_people_share_with_training(run):
+    kept = Run.open(run).info["leakage"]
+    leaks = leaks_of("a cohort of scans", None, kept)
+    rows = leaks.table.set_index("check")
+    assert rows.loc["same-person", "severity"] == "passed"
+    assert rows.loc["similar-scan", "severity"] == "not checked"  # scans are read under --strict
+    assert leaks.text == "No leak was found"
+
+
+def test_a_scan_of_a_training_person_ends_a_strict_fit(scans, tmp_path, monkeypatch):
+    def leaking(cohort, seed):
+        found = parts_of(cohort, seed)
+        return {**found, "test": found["train"].select([0])}
+
+    monkeypatch.setattr("neurodiff.analysis.ldae_fit.parts_of", leaking)
+    place = ("ldae_tiny", SHORT, tmp_path / "runs", str(scans), None, None, 0, False)
+    with pytest.raises(DataError, match="same-person"):
+        fit_cohort(*place, leaks=Strictness(strict=True))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_writes_nothing(tmp_path, scans):

@@ -375,12 +375,7 @@ def decoder_for(
 
 
 def _in_place(brain: Any, recording: Recording) -> Recording:
-    """The recording in the features that a MinD-3D reads, before any layer: regions have a place.
-
-    Raises
-    ------
-    UsageError : other vertices, or a subject without an input layer.
-    """
+    """The recording in the features that a MinD-3D reads, before any layer: regions have places."""
     if brain.layers is None or recording.space.fingerprint() == brain.space_fingerprint:
         return brain.accept(recording)
     brain.layers.to_latent(recording)  # refuses what the model cannot read; nothing is read yet

@@ -116,14 +116,23 @@ class Leaks(NamedTuple):
         return f"LEAK: {'; '.join(self.errors)}" if self.errors else "No leak was found"
 
 
-def leaks_of(opened: Opened | str, preprocessing: Mapping[str, str] | None = None) -> Leaks:
+def leaks_of(
+    opened: Opened | str,
+    preprocessing: Mapping[str, str] | None = None,
+    kept: Mapping[str, Any] | None = None,
+) -> Leaks:
     """What of the test is in the training, by the audit of `neurodiff.analysis.leakage`.
 
     ``preprocessing`` says of which trials a step's statistics are, as the audit takes it.
 
     Where the audit cannot be had, by the checks that a table of trials can answer: same stimulus,
-    same run, same person.
+    same run, same person. Where there is no recording, as for a cohort of scans, ``kept`` is the
+    audit that the run remembers of its fit.
     """
+    if isinstance(opened, str) and kept is not None:
+        report = importlib.import_module("neurodiff.analysis.leakage").LeakageReport.from_json(kept)
+        note = "By the audit that was made before the model was fitted."
+        return Leaks(report.table, note, tuple(map(_said, report.errors)))
     if isinstance(opened, str):
         return Leaks(pd.DataFrame(), f"Not checked: {opened}.")
     recording, stimuli = opened

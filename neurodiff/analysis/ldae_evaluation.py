@@ -219,15 +219,15 @@ def _ruler(
 
 
 def _lpips(folder: str | None, notes: list[str]) -> tuple[Any, str] | None:
-    from neurodiff.features.perceptual import AlexNetTrunk
     from neurodiff.pipelines.ldae_losses import perceptual_network
 
     if folder is None:
-        notes.append("no LPIPS: no folder with the weights of its network was given")
+        notes.append(
+            "LPIPS is not available: no weights given (neurodiff evaluate RUN --weights DIR)"
+        )
         return None
     network = perceptual_network(folder)
-    published = isinstance(network.trunk, AlexNetTrunk)
-    return network, "AlexNet" if published else "VGG-HED, a stand-in"
+    return network, network.trunk.name
 
 
 def _reconstruction(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurodiff.analysis.fit_steps import folder_of_fit, is_fitted, require_named
+from neurodiff.analysis.leakage_run import remember_audit
+from neurodiff.analysis.leakage_scans import audit_scans_before_fit
 from neurodiff.analysis.leakage_strictness import LENIENT, Strictness
 from neurodiff.analysis.sources import Source
 from neurodiff.analysis.splits import remember
@@ -44,7 +46,7 @@ def fit_cohort(
 ) -> Path | str:
     """Fit a recipe to the training people of a cohort; returns the run's folder.
 
-    What training shares with the other scans is said before the fit, see `leakage_scans`.
+    What the other people's scans share with the training is said before, see `leakage_scans`.
 
     The same command finds its run again and goes on; the fitted model is in its folder ``model``,
     and the run remembers who was in which part.
@@ -53,11 +55,9 @@ def fit_cohort(
     ------
     UsageError : recipe, data set or one of their settings is not known; too few people.
     MissingDataError : a network that the recipe names is not there, or no scan is.
-    DataError : a table that cannot be, scans that cannot be prepared, disk full; a leak, where
-        strict.
+    DataError : a table that cannot be, scans that cannot be prepared, disk full; under ``strict``,
+        a leak that is not allowed.
     """
-    from neurodiff.analysis.leakage_run import remember_audit
-    from neurodiff.analysis.leakage_scans import audit_scans_before_fit
     from neurodiff.pipelines.ldae import LDAE
     from neurodiff.pipelines.ldae_cost import plan_text
     from neurodiff.pipelines.ldae_saving import INDEX, is_model
@@ -76,6 +76,7 @@ def fit_cohort(
         progress.say(line)
     if dry_run:
         return plan_text(settings, parts["train"])
+    report = audit_scans_before_fit(parts, leaks, progress=progress)
     inputs: dict[str, Any] = {
         "data": source.name,
         "cohort": cohort.fingerprint(),
@@ -90,11 +91,10 @@ def fit_cohort(
     open_model = LDAE.from_pretrained
     if is_fitted(folder, progress, index=INDEX, is_model=is_model, open_model=open_model):
         return folder
-    report = audit_scans_before_fit(parts, leaks, progress=progress)
     run = Run.create(folder, plain, inputs, command=sys.argv, seed=seed)
-    remember_audit(run, report)
     run.info["data"] = source.plain()  # where to find it again; no part of the run's identity
     remember(run, parts["train"].subjects, ())
+    remember_audit(run, report)
     run.info["parts"] = {name: part.subjects for name, part in parts.items()}
     run.touch()
     progress.say(f"run folder: {folder}")
