@@ -107,10 +107,10 @@ def fit(
         )
         show((fit_images if kind == kinds.IMAGES else fit_cohort)(*place, **leaks))
         return
-    if strict and (is_stage(recipe) or subjects is not None):
+    if strict and is_stage(recipe):
         raise UsageError(
-            "--strict goes with the fit of one person; hold out the same stimuli for all by "
-            "auditing them with neurodiff.analysis.leakage.audit"
+            "--strict goes with a whole pipeline; a published stage has no test trials: audit them "
+            "with neurodiff.analysis.leakage.audit"
         )
     if is_stage(recipe):
         if subjects is not None or adapt_to is not None or trials is not None:
@@ -127,9 +127,8 @@ def fit(
 
         people = [subject_of(name.strip()) for name in subjects.split(",") if name.strip()]
         new = subject_of(adapt_to)
-        show(
-            fit_across(recipe, settings, out, data, root, people, new, trials, seed, dry_run)  # type: ignore[arg-type]  # no name is None here
-        )
+        asked = (recipe, settings, out, data, root, people, new, trials, seed, dry_run)
+        show(fit_across(*asked, **leaks))  # type: ignore[arg-type]  # no name is None here
         return
     if adapt_to is not None or trials is not None:
         raise UsageError("--adapt-to and --trials go with --subjects, the people to learn from")

@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from neurodiff.analysis import across_subjects
 from neurodiff.analysis.leakage_people import Person, audit_people, audit_people_before_fit
 from neurodiff.analysis.leakage_strictness import KINDS, Strictness
+from neurodiff.cli import app
 from neurodiff.core.errors import DataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.stimuli import Stimuli
@@ -98,6 +101,15 @@ def test_a_new_persons_undrawn_trials_are_nobodys():
     no_test = Person(name="p1", train=person("p1").train, test=None)
     shown = Stimuli(pd.DataFrame({"id": list("ab")}))
     assert audit_people_before_fit([no_test], shown) is None
+
+
+def test_the_command_line_hands_on_what_is_strict(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(across_subjects, "fit_across", lambda *a, **k: asked.update(k))
+    words = ["fit", "mind3d_tiny", "--data", "simulated_tiny", "--subjects", "1,2", "--strict"]
+    done = CliRunner().invoke(app, [*words, "--allow", "same-run", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert asked["leaks"] == Strictness(strict=True, allow=("same-run",))
 
 
 def test_bad_input_is_one_sentence():

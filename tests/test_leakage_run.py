@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from neurodiff.analysis.leakage import LeakageReport
 from neurodiff.analysis.leakage_run import (
@@ -15,6 +16,7 @@ from neurodiff.analysis.leakage_run import (
     remember_audit,
     stated_statistics,
 )
+from neurodiff.cli import app
 from neurodiff.core.errors import DataError, MissingDataError, UsageError
 from neurodiff.core.recording import Recording
 from neurodiff.core.run import Run
@@ -63,6 +65,18 @@ def test_strict_ends_and_what_is_allowed_passes():
         Strictness(strict=True, allow=("duplicates",))
     with pytest.raises(DataError, match="same-stimulus, 1 of 2"):
         audit_before_fit(recorded(test=("a", "d")), shown(), STRICT)
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize("recipe", ["mind3d_tiny", "no_such_recipe"])
+def test_an_unknown_check_is_said_before_anything_else(dry, recipe, tmp_path):
+    words = ["fit", recipe, "--data", "nowhere", "--strict", "--allow", "same-stimulis", *dry]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no leakage check 'same-stimulis'; there are same-stimulus, " in result.output
+    assert "same-person" in result.output
+    assert "Did you mean 'same-stimulus'" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_test_trials_there_is_nothing_to_hold_against():

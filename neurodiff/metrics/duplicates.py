@@ -35,6 +35,7 @@ _SMALL = (
 )
 _SMALL_ALIKE, _SMALL_LEAST = 0.8, 0.96
 _HOPEFUL = 0.75  # correlation after the coarse search below which the fine one is left out
+_SECOND = 0.97  # correlation that a second search has to reach
 _FLAT = 1.0  # SD in grey levels below which a picture has no pattern to compare
 
 
@@ -312,14 +313,16 @@ def _best_correlation(
 
     What is not alike after the coarse steps is given up, and what is, but less than ``least``, is
     searched a second time from where the first search ended: a step in side or place alone may
-    not have led there.
+    not have led there. A longer search finds more by chance, so that more is asked of it.
     """
     shrink = _area(SIDE, _INNER, 0.0, 1.0)
     target = _unit(shrink @ crop @ shrink.T)
-    best, at = -1.0, window
+    best, at, first = -1.0, window, -1.0
     for step in (0.03, 0.012, 0.005, 0.02, 0.008, 0.003):
-        if best >= max(least, 0.99) or (step == 0.02 and best >= least):
-            break
+        if step == 0.02:
+            if best >= least:
+                return best
+            first = best
         top, left, side = at
         for share in (side - step, side, side + step):
             if not 0 < share <= 1:
@@ -335,8 +338,8 @@ def _best_correlation(
                 if value > best:
                     best, at = value, (tops[r], lefts[c], share)
         if best < min(_HOPEFUL, least):
-            break
-    return best
+            return best
+    return best if best >= max(least, _SECOND) else first
 
 
 def _coarse(thumbnails: np.ndarray) -> np.ndarray:
